@@ -1,0 +1,1 @@
+"""The deterministic, durable work. Knows nothing of the agent, its planner or the gateway."""

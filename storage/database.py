@@ -1,0 +1,155 @@
+"""The connection to PostgreSQL: transactions, connections, LISTEN and NOTIFY.
+
+Knows the dialect and the pool, and nothing of what is stored.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from typing import Any, LiteralString
+
+import orjson
+import psycopg
+from sqlalchemy import text
+from sqlalchemy.engine import make_url
+from sqlalchemy.exc import InterfaceError, OperationalError
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
+
+#: A connection inside a transaction, as the questions of this package take it.
+Connection = AsyncConnection
+
+#: What callers outside this package catch when the database is away: worth trying again.
+DatabaseUnavailable = (
+    OperationalError,
+    InterfaceError,
+    psycopg.OperationalError,
+    psycopg.InterfaceError,
+    OSError,
+)
+
+
+def _dumps(value: Any) -> str:
+    return orjson.dumps(value, default=str, option=orjson.OPT_NON_STR_KEYS).decode()
+
+
+def sqlalchemy_url(url: str) -> str:
+    """Any PostgreSQL URL, with the driver that we use."""
+    return make_url(url).set(drivername="postgresql+psycopg").render_as_string(hide_password=False)
+
+
+def conninfo(url: str) -> str:
+    """The same URL in libpq's form, for clients that open connections of their own."""
+    return make_url(url).set(drivername="postgresql").render_as_string(hide_password=False)
+
+
+class Database:
+    """One pool of connections to one PostgreSQL database, bound to the loop that uses it first."""
+
+    def __init__(self, url: str, pool_size: int = 5) -> None:
+        self.url = url
+        self._engine: AsyncEngine = create_async_engine(
+            sqlalchemy_url(url),
+            pool_size=pool_size,
+            max_overflow=pool_size,
+            pool_pre_ping=True,
+            pool_recycle=1800,
+            json_serializer=_dumps,
+            json_deserializer=orjson.loads,
+            connect_args={"connect_timeout": 5},
+        )
+
+    @property
+    def conninfo(self) -> str:
+        """The address in libpq's form."""
+        return conninfo(self.url)
+
+    @contextlib.asynccontextmanager
+    async def transaction(self) -> AsyncIterator[AsyncConnection]:
+        """A transaction: committed at the end of the block, rolled back on an exception."""
+        async with self._engine.begin() as connection:
+            yield connection
+
+    @contextlib.asynccontextmanager
+    async def connection(self) -> AsyncIterator[AsyncConnection]:
+        """A connection for reading; whatever it wrote is rolled back."""
+        async with self._engine.connect() as connection:
+            yield connection
+
+    async def close(self) -> None:
+        """Close every connection of the pool."""
+        await self._engine.dispose()
+
+    async def listen(self, *channels: str) -> AsyncIterator[tuple[str, str]]:
+        """Notifications as (channel, payload), over a connection of their own, until cancelled.
+
+        The first item is ``("", "")``: the subscription stands, read the state now. Raises a member of
+        :data:`DatabaseUnavailable` when the connection breaks; the caller subscribes again.
+        """
+        connection = await psycopg.AsyncConnection.connect(self.conninfo, autocommit=True)
+        try:
+            for channel in channels:
+                await connection.execute(psycopg.sql.SQL("LISTEN {}").format(psycopg.sql.Identifier(channel)))
+            yield "", ""
+            async for notice in connection.notifies():
+                yield notice.channel, notice.payload
+        finally:
+            with contextlib.suppress(Exception):
+                await asyncio.shield(connection.close())
+
+
+async def notify(connection: AsyncConnection, channel: str, payload: str = "") -> None:
+    """Wake the listeners of a channel when this transaction commits."""
+    await connection.execute(
+        text("select pg_notify(:channel, :payload)"), {"channel": channel, "payload": payload}
+    )
+
+
+async def lock_in_transaction(connection: AsyncConnection, name: str) -> None:
+    """Serialise transactions on a name; released at commit or rollback."""
+    await connection.execute(text("select pg_advisory_xact_lock(hashtextextended(:name, 0))"), {"name": name})
+
+
+class SessionLocks:
+    """Advisory locks on one connection: they are free again the moment this process dies."""
+
+    def __init__(self, connection: psycopg.AsyncConnection[Any]) -> None:
+        self._connection = connection
+
+    async def try_lock(self, name: str) -> bool:
+        """Take the lock, or learn that somebody else holds it. A lock is counted: unlock as often."""
+        return bool(await self._ask("select pg_try_advisory_lock(hashtextextended(%s, 0))", name))
+
+    async def unlock(self, name: str) -> None:
+        """Give the lock back."""
+        await self._ask("select pg_advisory_unlock(hashtextextended(%s, 0))", name)
+
+    async def alive(self) -> bool:
+        """The connection, and with it every lock, still stands."""
+        try:
+            await self._connection.execute("select 1")
+        except (psycopg.Error, OSError):
+            return False
+        return True
+
+    async def _ask(self, query: LiteralString, name: str) -> Any:
+        row = await (await self._connection.execute(query, (name,))).fetchone()
+        return row[0] if row else None
+
+
+@contextlib.asynccontextmanager
+async def session_locks(database: Database) -> AsyncIterator[SessionLocks]:
+    """A connection of its own for locks that outlive transactions."""
+    connection = await psycopg.AsyncConnection.connect(database.conninfo, autocommit=True)
+    try:
+        yield SessionLocks(connection)
+    finally:
+        await connection.close()
+
+
+@contextlib.asynccontextmanager
+async def try_session_lock(database: Database, name: str) -> AsyncIterator[bool]:
+    """Hold a lock for the length of the block, or learn that somebody else does."""
+    async with session_locks(database) as locks:
+        yield await locks.try_lock(name)

@@ -1,0 +1,233 @@
+"""Deployments (what can answer) and releases (what a use case can be served by)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from decimal import Decimal
+from typing import Any
+
+from sqlalchemy import insert, select, update
+from sqlalchemy.dialects.postgresql import insert as upsert
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from storage import clock
+from storage.database import notify
+from storage.digests import digest
+from storage.ids import new_id
+from storage.rows import columns_for, load, load_optional
+from storage.tables.catalogue import offerings
+from storage.tables.fleet import deployments, releases, routes
+
+
+@dataclass(frozen=True, slots=True)
+class Deployment:
+    """Something that can answer, bound by the digest of everything that decides its answer."""
+
+    id: str
+    digest: str
+    provider: str
+    model: str
+    parameters: dict[str, Any]
+    system_prompt: str | None
+    guard_profile: str
+    offering_id: str | None
+    price_input: Decimal  #: USD per token
+    price_output: Decimal
+
+
+@dataclass(frozen=True, slots=True)
+class Release:
+    """The one object that goes live for a use case; immutable, hence also the snapshot."""
+
+    id: str
+    use_case: str
+    deployment_id: str
+    evaluation_id: str | None
+    created_by: str
+    note: str | None
+    created_at: datetime
+    was_stable: bool  #: it has carried all traffic before: a target to roll back to
+
+
+@dataclass(frozen=True, slots=True)
+class ServedRelease:
+    """A release with what its deployment calls, for lists and pages."""
+
+    id: str
+    use_case: str
+    deployment_id: str
+    evaluation_id: str | None
+    created_by: str
+    note: str | None
+    created_at: datetime
+    was_stable: bool
+    provider: str
+    model: str
+    offering_id: str | None
+    price_input: Decimal
+    price_output: Decimal
+
+
+async def ensure_deployment(
+    connection: AsyncConnection,
+    *,
+    provider: str,
+    model: str,
+    price_input: Decimal,
+    price_output: Decimal,
+    parameters: Mapping[str, Any] | None = None,
+    system_prompt: str | None = None,
+    guard_profile: str = "default",
+    offering_id: str | None = None,
+) -> str:
+    """The id of the deployment with exactly this content, created if it is new.
+
+    Prices are what it was bound at: they are not part of what decides the answer, and the newest win.
+    """
+    content = {
+        "provider": provider,
+        "model": model,
+        "parameters": dict(parameters or {}),
+        "system_prompt": system_prompt,
+        "guard_profile": guard_profile,
+    }
+    prices = {"price_input": price_input, "price_output": price_output}
+    statement = upsert(deployments).values(
+        id=new_id("dep"),
+        digest=digest(content),
+        offering_id=offering_id,
+        created_at=clock.now(),
+        **content,
+        **prices,
+    )
+    statement = statement.on_conflict_do_update(index_elements=["digest"], set_=prices)
+    return str((await connection.execute(statement.returning(deployments.c.id))).scalar_one())
+
+
+async def find_deployment(connection: AsyncConnection, deployment_id: str) -> Deployment | None:
+    """The deployment of that id."""
+    query = select(*columns_for(Deployment, deployments)).where(deployments.c.id == deployment_id)
+    return load_optional(Deployment, (await connection.execute(query)).first())
+
+
+async def create_release(
+    connection: AsyncConnection,
+    *,
+    use_case: str,
+    deployment_id: str,
+    created_by: str,
+    evaluation_id: str | None = None,
+    note: str | None = None,
+) -> str:
+    """A new release of a deployment for a use case."""
+    release_id = new_id("rel")
+    await connection.execute(
+        insert(releases).values(
+            id=release_id,
+            use_case=use_case,
+            deployment_id=deployment_id,
+            created_by=created_by,
+            evaluation_id=evaluation_id,
+            note=note,
+            created_at=clock.now(),
+        )
+    )
+    return release_id
+
+
+async def bind_evaluation(connection: AsyncConnection, release_id: str, evaluation_id: str) -> None:
+    """Attach the evidence to a release that has none yet."""
+    await connection.execute(
+        update(releases)
+        .where(releases.c.id == release_id, releases.c.evaluation_id.is_(None))
+        .values(evaluation_id=evaluation_id)
+    )
+
+
+async def mark_stable(connection: AsyncConnection, release_id: str) -> None:
+    """Remember that a release has carried all traffic: from now on it is a snapshot to go back to."""
+    await connection.execute(update(releases).where(releases.c.id == release_id).values(was_stable=True))
+
+
+def _served() -> Any:
+    return select(
+        *(column for column in releases.c if column.name != "suite"),
+        deployments.c.provider,
+        deployments.c.model,
+        deployments.c.offering_id,
+        deployments.c.price_input,
+        deployments.c.price_output,
+    ).join(deployments, deployments.c.id == releases.c.deployment_id)
+
+
+async def find_release(connection: AsyncConnection, release_id: str) -> ServedRelease | None:
+    """The release of that id, with what it calls."""
+    row = (await connection.execute(_served().where(releases.c.id == release_id))).first()
+    return load_optional(ServedRelease, row)
+
+
+async def list_releases(
+    connection: AsyncConnection, use_case: str | None = None, limit: int = 100
+) -> list[ServedRelease]:
+    """Releases, newest first."""
+    query = _served().order_by(releases.c.created_at.desc()).limit(limit)
+    if use_case is not None:
+        query = query.where(releases.c.use_case == use_case)
+    return [load(ServedRelease, row) for row in await connection.execute(query)]
+
+
+async def previous_stable(connection: AsyncConnection, use_case: str, than: str) -> ServedRelease | None:
+    """The last release that carried all traffic of a use case, other than the one given.
+
+    "Last" by the route history, not by age: what was rolled back to counts as newer than what it replaced.
+    """
+    query = select(routes.c.arms).where(routes.c.use_case == use_case).order_by(routes.c.revision.desc())
+    for row in await connection.execute(query):
+        stable = next((arm["release_id"] for arm in row.arms if arm["arm"] == "stable"), None)
+        if stable is not None and stable != than:
+            release = await find_release(connection, stable)
+            if release is not None and release.was_stable:
+                return release
+    return None
+
+
+async def refresh_prices(connection: AsyncConnection) -> int:
+    """Bring deployments to the prices that their reachable offerings list now; returns how many moved.
+
+    A price does not decide an answer, so the deployment stays the same one; gateways are told.
+    """
+    matching = (
+        (offerings.c.provider == deployments.c.provider)
+        & (offerings.c.model == deployments.c.model)
+        & offerings.c.reachable
+        & offerings.c.price_input.is_not(None)
+        & offerings.c.price_output.is_not(None)
+        & (
+            (offerings.c.price_input != deployments.c.price_input)
+            | (offerings.c.price_output != deployments.c.price_output)
+            | deployments.c.offering_id.is_(None)
+        )
+    )
+    statement = (
+        update(deployments)
+        .where(matching)
+        .values(
+            price_input=offerings.c.price_input,
+            price_output=offerings.c.price_output,
+            offering_id=offerings.c.id,
+        )
+    )
+    moved = (await connection.execute(statement)).rowcount
+    if moved:
+        await notify(connection, "routes", "prices")
+    return moved
+
+
+async def list_deployments(connection: AsyncConnection, limit: int = 200) -> list[Deployment]:
+    """Deployments, newest first."""
+    query = (
+        select(*columns_for(Deployment, deployments)).order_by(deployments.c.created_at.desc()).limit(limit)
+    )
+    return [load(Deployment, row) for row in await connection.execute(query)]

@@ -1,0 +1,1 @@
+"""The verbs, the same for agent, console and command line. No logic, and no LangChain."""
