@@ -44,7 +44,7 @@ _ACKNOWLEDGE_SECONDS = 10.0
 async def run_deploy(run: Run, arguments: Mapping[str, Any]) -> dict[str, Any]:
     """Roll a release out to its end: promoted, rolled back or aborted."""
     use_case, release_id = str(arguments["use_case"]), str(arguments["release_id"])
-    rollout_id = await run.step("start", lambda: _start(run, use_case, release_id))
+    rollout_id = await run.step("start", lambda: start_rollout(run, use_case, release_id))
     turn = 0
     while True:
         outcome = await run.step(f"watch-{turn}", lambda: _watch(run.context, rollout_id))
@@ -63,7 +63,7 @@ def rollout_id_of(run_id: str) -> str:
     return "ro_" + run_id.partition("_")[2]
 
 
-async def _start(run: Run, use_case_name: str, release_id: str) -> str:
+async def start_rollout(run: Run, use_case_name: str, release_id: str) -> str:
     rollout_id = rollout_id_of(run.id)
     async with run.context.database.transaction() as connection:
         if await rollouts.find(connection, rollout_id):

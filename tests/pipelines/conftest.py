@@ -7,14 +7,20 @@ import contextlib
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from pipelines.context import Context, ProviderAccess
+from pipelines.discovery.catalogue_diff import diff
+from pipelines.discovery.source import Listing
 from policies.loader import load_policy
+from storage import clock, deployments, registry, routes, use_cases
 from storage.database import Database
+from storage.vocabulary import Arm, AssignmentUnit, Risk
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -179,3 +185,63 @@ def said() -> type[Said]:
 def crash() -> type[CrashError]:
     """What a run dies of."""
     return CrashError
+
+
+@dataclass(frozen=True)
+class Story:
+    """A use case that is served, and something it could be served by."""
+
+    use_case: str
+    stable_release: str
+    stable_deployment: str
+    offering: str  #: reachable, a fifth of stable's price
+
+
+@pytest.fixture
+async def story(db: Database) -> Story:
+    """The story-teller, served by lab/big, with thrift/small on offer."""
+    suite = yaml.safe_load((ROOT / "examples/story_teller/suite.yaml").read_text())
+    async with db.transaction() as connection:
+        await use_cases.declare(
+            connection,
+            name="story-teller",
+            risk=Risk.MEDIUM,
+            constraints={"context": 8192, "capabilities": ["streaming"]},
+            suite=suite,
+        )
+        deployment = await deployments.ensure_deployment(
+            connection,
+            provider="lab",
+            model="big",
+            price_input=Decimal("0.000003"),
+            price_output=Decimal("0.000015"),
+            parameters={"temperature": 0.5},
+            system_prompt="You tell stories.",
+        )
+        release = await deployments.create_release(
+            connection, use_case="story-teller", deployment_id=deployment, created_by="config"
+        )
+        await routes.set_route(
+            connection,
+            use_case="story-teller",
+            arms=[routes.ArmSetting(Arm.STABLE, release, 1.0)],
+            assignment_unit=AssignmentUnit.CONVERSATION,
+            reason="first",
+            created_by="config",
+        )
+        listings = [
+            Listing(
+                external_id=model,
+                provider=provider,
+                model=model,
+                reachable=True,
+                price_input=Decimal(price),
+                price_output=Decimal(price) * 5,
+                context_tokens=128_000,
+                capabilities=("streaming",),
+            )
+            for provider, model, price in (("lab", "big", "0.000003"), ("thrift", "small", "0.0000006"))
+        ]
+        rows = [{"source": each["provider"], **each} for each in diff({}, listings, clock.now()).inserts]
+        ids = await registry.insert_offerings(connection, rows)
+    return Story("story-teller", release, deployment, ids[1])

@@ -1,0 +1,1 @@
+"""What could be used: sources are listed, offerings recorded, candidates ranked."""

@@ -1,0 +1,1 @@
+"""A candidate against the stable release, measured before it sees any traffic."""
