@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator
+from datetime import datetime
 from typing import Any, LiteralString
 
 import orjson
@@ -109,6 +110,22 @@ async def notify(connection: AsyncConnection, channel: str, payload: str = "") -
 async def lock_in_transaction(connection: AsyncConnection, name: str) -> None:
     """Serialise transactions on a name; released at commit or rollback."""
     await connection.execute(text("select pg_advisory_xact_lock(hashtextextended(:name, 0))"), {"name": name})
+
+
+async def server_time(connection: AsyncConnection) -> datetime:
+    """What the server's clock says now, to hold ours against."""
+    moment: datetime = (await connection.execute(text("select clock_timestamp()"))).scalar_one()
+    return moment
+
+
+async def lock_is_held(connection: AsyncConnection, name: str) -> bool:
+    """Whether anybody holds a session lock of that name in this database, without trying to take it."""
+    query = text(
+        "select exists (select from pg_locks where locktype = 'advisory' and objsubid = 1 and granted"
+        " and database = (select oid from pg_database where datname = current_database())"
+        " and ((classid::bigint << 32) | objid::bigint) = hashtextextended(:name, 0))"
+    )
+    return bool((await connection.execute(query, {"name": name})).scalar_one())
 
 
 class SessionLocks:

@@ -103,6 +103,10 @@ async def record_case(
     connection: AsyncConnection, case_row_id: str, evaluation_id: str, **values: Any
 ) -> None:
     """Store what both made of one case; recording again overwrites and does not count twice."""
+    # Cases are recorded side by side: without the lock each would count without the others.
+    await connection.execute(
+        select(evaluations.c.id).where(evaluations.c.id == evaluation_id).with_for_update()
+    )
     await connection.execute(
         update(evaluation_cases).where(evaluation_cases.c.id == case_row_id).values(**values)
     )

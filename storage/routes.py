@@ -13,6 +13,7 @@ from decimal import Decimal
 from typing import Any
 
 from sqlalchemy import func, insert, select
+from sqlalchemy.dialects.postgresql import distinct_on
 from sqlalchemy.dialects.postgresql import insert as upsert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -286,7 +287,11 @@ async def load_snapshot(connection: AsyncConnection) -> RoutingSnapshot:
             select(releases.c.id, releases.c.use_case, releases.c.deployment_id)
         )
     }
-    newest = select(routes).distinct(routes.c.use_case).order_by(routes.c.use_case, routes.c.revision.desc())
+    newest = (
+        select(routes)
+        .ext(distinct_on(routes.c.use_case))
+        .order_by(routes.c.use_case, routes.c.revision.desc())
+    )
     loaded = {row.use_case: _route(row, known) for row in await connection.execute(newest)}
     version = (await connection.execute(select(func.coalesce(func.max(routes.c.version), 0)))).scalar_one()
     moment = clock.now()

@@ -44,7 +44,7 @@ class CatalogueDiff:
 
 def doubt(known: Mapping[str, Offering], listings: Sequence[Listing]) -> str | None:
     """Why a listing cannot be believed; None if it can. The last good one stays in its place."""
-    if not listings:
+    if not listings and known:
         return "it lists no models at all; the last good listing stays"
     if len(listings) > _MOST_LISTINGS:
         return f"it lists {len(listings)} models, more than {_MOST_LISTINGS}; the last good listing stays"

@@ -20,7 +20,7 @@ from pipelines.discovery.price_fill import MAP_PROVIDERS, fill, index_price_map
 from pipelines.discovery.source import Listing, Source, SourceError
 from pipelines.discovery.sources.openai_compatible import OpenAiCompatible
 from pipelines.discovery.sources.price_map import PriceMap, read_price_map
-from storage import audit, clock, registry
+from storage import audit, clock, deployments, registry
 from storage.database import lock_in_transaction
 
 _log = logging.getLogger(__name__)
@@ -136,6 +136,7 @@ async def _finish(run: Run, outcomes: Sequence[Mapping[str, Any]]) -> dict[str, 
     for outcome in outcomes:
         changes.update(outcome["changes"])
     async with run.context.database.transaction() as connection:
+        await deployments.refresh_prices(connection)
         result = {
             "sources": [dict(outcome) for outcome in outcomes],
             "failed": [outcome["source"] for outcome in outcomes if outcome["error"]],

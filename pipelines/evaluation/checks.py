@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 # Published without type information.
 import jsonschema  # type: ignore[import-untyped]
 from referencing import Registry
+from referencing.exceptions import Unresolvable
 
 from storage.digests import canonical
 
@@ -124,7 +125,23 @@ def _schema_problem(schema: object) -> str | None:
         jsonschema.Draft202012Validator.check_schema(schema)
     except jsonschema.SchemaError as error:
         return f"this is no JSON Schema: {error.message}"
-    return None
+    return next(_schema_problems(schema), None)
+
+
+def _schema_problems(schema: Any) -> Iterator[str]:
+    """What the meta-schema lets through and a run must not meet."""
+    if isinstance(schema, list | tuple):
+        for each in schema:
+            yield from _schema_problems(each)
+    if not isinstance(schema, Mapping):
+        return
+    reference, pattern = schema.get("$ref"), schema.get("pattern")
+    if isinstance(reference, str) and not reference.startswith("#"):
+        yield f"the reference {reference} leads outside the schema; nothing is fetched"
+    if isinstance(pattern, str) and (problem := _pattern_problem(pattern)):
+        yield problem
+    for each in schema.values():
+        yield from _schema_problems(each)
 
 
 def _fits_schema(schema: Mapping[str, Any], text: str) -> bool:
@@ -134,4 +151,7 @@ def _fits_schema(schema: Mapping[str, Any], text: str) -> bool:
         return False
     # An empty registry: a reference in a schema must never fetch anything.
     validator = jsonschema.Draft202012Validator(schema, registry=Registry())
-    return bool(validator.is_valid(document))
+    try:
+        return bool(validator.is_valid(document))
+    except Unresolvable:  # a reference into the schema that leads nowhere describes nothing
+        return False

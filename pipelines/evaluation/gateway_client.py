@@ -22,6 +22,7 @@ import httpx
 _PURPOSE = {"x-meta-agent-purpose": "evaluation"}
 _LONGEST_WORDS = 300
 _LONGEST_PAUSE = 5.0
+_UNKNOWN_RELEASE_SECONDS = 10.0
 #: The gateway's names for a provider's faults begin so. Its own limit of connections and a wrong key
 #: of ours are among them, and are no model's fault.
 _UPSTREAM, _OURS = "upstream_", frozenset({"upstream_busy", "upstream_credentials"})
@@ -58,6 +59,7 @@ class _Failure:
     words: str
     retry: bool
     retry_after: float | None = None
+    patience_seconds: float | None = None  #: less than usual
 
 
 @dataclass
@@ -79,6 +81,7 @@ class GatewayClient(AbstractAsyncContextManager["GatewayClient"]):
             trust_env=False,
         )
         self._places = asyncio.Semaphore(self.concurrency)
+        self._away_since: float | None = None  #: nobody came through since then
 
     async def __aexit__(
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
@@ -97,19 +100,32 @@ class GatewayClient(AbstractAsyncContextManager["GatewayClient"]):
             return await self._insist(body)
 
     async def _insist(self, body: Mapping[str, Any]) -> Answer:
-        deadline = time.monotonic() + self.patience_seconds
+        began = time.monotonic()
         attempt = model_failures = 0
         while True:
             attempt += 1
             outcome = await self._attempt(body, attempt)
             if isinstance(outcome, Answer):
+                self._away_since = None
                 return outcome
             model_failures += outcome.fault is Fault.MODEL
-            out_of_time = outcome.fault is Fault.WAY and time.monotonic() >= deadline
-            if not outcome.retry or out_of_time or model_failures >= self.model_attempts:
+            exhausted = self._is_out_of_patience(outcome, began) or model_failures >= self.model_attempts
+            if exhausted or not outcome.retry:
                 return Answer(attempts=attempt, fault=outcome.fault, error=outcome.words)
             pause = 0.2 * 2 ** min(attempt, 4) if outcome.retry_after is None else outcome.retry_after
             await asyncio.sleep(min(pause, _LONGEST_PAUSE))
+
+    def _is_out_of_patience(self, failure: _Failure, began: float) -> bool:
+        """Whether the way has been closed for long enough, for this call or for all of them: the calls
+        that queue behind a closed door do not each wait anew."""
+        if failure.fault is Fault.MODEL:
+            self._away_since = None
+            return False
+        now = time.monotonic()
+        if self._away_since is None:
+            self._away_since = now
+        patience = self.patience_seconds if failure.patience_seconds is None else failure.patience_seconds
+        return now - began >= patience or now - self._away_since >= self.patience_seconds
 
     async def _attempt(self, body: Mapping[str, Any], attempt: int) -> Answer | _Failure:
         started = time.perf_counter()
@@ -140,8 +156,10 @@ def _failure(response: httpx.Response) -> _Failure:
         return _Failure(Fault.MODEL, words, status in (429, 502, 503), retry_after)
     if code == "upstream_credentials":
         return _Failure(Fault.WAY, words, retry=False)
-    # 404: the release was made a moment ago, and this gateway reads routes every second or so.
-    return _Failure(Fault.WAY, words, status in (404, 429) or status >= 500, retry_after)
+    if status == 404:
+        # The release was made a moment ago, and gateways read routes every second or so.
+        return _Failure(Fault.WAY, words, True, patience_seconds=_UNKNOWN_RELEASE_SECONDS)
+    return _Failure(Fault.WAY, words, status == 429 or status >= 500, retry_after)
 
 
 def _error(response: httpx.Response) -> Mapping[str, Any]:

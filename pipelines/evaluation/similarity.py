@@ -32,7 +32,8 @@ def wilson_lower_bound(hits: int, trials: int, z: float = Z_95) -> float:
     share = hits / trials
     centre = share + z * z / (2 * trials)
     spread = z * math.sqrt(share * (1 - share) / trials + z * z / (4 * trials * trials))
-    return max(0.0, (centre - spread) / (1 + z * z / trials))
+    # Rounding must not lift the bound of nothing above nothing.
+    return min(share, max(0.0, (centre - spread) / (1 + z * z / trials)))
 
 
 def lexical_similarity(one: str, other: str) -> float:

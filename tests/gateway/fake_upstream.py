@@ -121,6 +121,8 @@ class FakeUpstream:
             b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
         )
         pieces = list(text) if kind == "chars" else [f"{word} " for word in text.split(" ")]
+        if kind == "tools":
+            pieces = []
         for number, piece in enumerate(pieces):
             _event(writer, _chunk(request, {"content": piece}))
             await writer.drain()
@@ -128,6 +130,7 @@ class FakeUpstream:
                 writer.transport.abort()
                 return "close"
             if kind == "midstream-error":
+                await asyncio.sleep(0.1)  # otherwise the first chunk and the error arrive as one
                 _event(writer, {"error": {"message": "the model exploded", "type": "server_error"}})
                 break
             if kind == "mute":

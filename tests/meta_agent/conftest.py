@@ -36,15 +36,14 @@ class Fleet:
     offerings: tuple[str, ...] = ()
     use_case: str = "story-teller"
 
-    async def seed(self, risk: Risk = Risk.MEDIUM) -> Fleet:
+    async def declare(self, connection: Any, risk: Risk = Risk.MEDIUM) -> None:
+        await use_cases.declare(
+            connection, name=self.use_case, risk=risk, budget_usd_per_month=500.0, suite={"cases": []}
+        )
+
+    async def seed(self) -> Fleet:
         async with self.database.transaction() as connection:
-            await use_cases.declare(
-                connection,
-                name=self.use_case,
-                risk=risk,
-                budget_usd_per_month=500.0,
-                suite={"cases": []},
-            )
+            await self.declare(connection)
             self.offerings = tuple(
                 await registry.insert_offerings(
                     connection, [_offering(name) for name in ("big", HOSTILE, "tiny")]

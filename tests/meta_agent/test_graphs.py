@@ -20,7 +20,6 @@ from meta_agent.graphs.registry import UnknownGraphVersionError
 from meta_agent.runner import Agent
 from pipelines import approvals
 from storage import clock, decisions, events, flags, proposals
-from storage.ids import new_id
 from storage.vocabulary import ApprovalWord, ProposalStatus, Risk, Role
 from tools.propose import propose
 
@@ -155,7 +154,7 @@ async def test_two_workers_do_not_cycle_at_once(fleet, db, context, settings):
     assert len((await _all(fleet))[0]) == 1
 
 
-async def test_a_cycle_that_is_killed_at_any_write_ends_once(fleet, agent, die, db_url):
+async def test_a_cycle_that_is_killed_at_any_write_ends_once(fleet, agent, die):
     lived, write = False, 0
     while not lived:
         write += 1
@@ -184,7 +183,7 @@ async def _settle(agent: Agent, fleet) -> None:
     assert await agent.run_cycle("resume", unless_since=newest.started_at - timedelta(seconds=1)) is None
 
 
-async def test_a_cycle_that_breaks_is_closed_with_its_error_and_the_next_one_runs(db, fleet, context, settings):
+async def test_a_cycle_that_breaks_is_closed_and_the_next_one_runs(db, fleet, context, settings):
     class Broken:
         async def plan(self, facts, signals):
             raise ZeroDivisionError("a bug")
@@ -234,7 +233,8 @@ async def test_a_rejected_proposal_never_runs(fleet, agent):
 
 
 async def test_a_high_risk_use_case_takes_two_people(db, context, settings, fleet):
-    await fleet.seed(Risk.HIGH)
+    async with db.transaction() as connection:
+        await fleet.declare(connection, Risk.HIGH)
     proposal = await _propose(fleet, await fleet.evaluated(fleet.offerings[1]))
     agent = Agent(db, context, settings)
     await agent.tick_action(proposal.id)
@@ -257,9 +257,7 @@ async def test_a_proposal_that_is_killed_at_any_write_runs_once(fleet, agent, di
         proposal = await propose(
             fleet.database, POLICY, tool="scan", arguments={}, proposer="agent", reason="test"
         )
-        killed = await asyncio.to_thread(
-            die, url=fleet.database.url, kill_at=write, proposal=proposal.id
-        )
+        killed = await asyncio.to_thread(die, url=fleet.database.url, kill_at=write, proposal=proposal.id)
         assert killed in (0, 9)
         lived = killed == 0
         assert await agent.tick_action(proposal.id) == "executing"
@@ -355,7 +353,6 @@ async def test_the_loop_sees_approvals_and_expiry(db, fleet, context, settings):
         await _until(reached(late.id, "expired"))
         await _speak(fleet, proposal.id, ApprovalWord.APPROVE)
         await _until(reached(proposal.id, "executing"))
-    assert new_id("x") > proposal.id[-1:]
 
 
 async def test_the_loop_survives_its_connections_being_cut(db, fleet, context, settings):
@@ -369,11 +366,9 @@ async def test_the_loop_survives_its_connections_being_cut(db, fleet, context, s
                 "select pg_terminate_backend(pid) from pg_stat_activity"
                 " where datname = current_database() and pid <> pg_backend_pid()"
             )
-        (scan, *_) = (await _all(fleet))[2]
         later = await propose(db, POLICY, tool="scan", arguments={}, proposer="user:ada", reason="test")
 
         async def carried() -> bool:
             return await _status(fleet, later.id) == "executing"
 
         await _until(carried)
-        assert scan.tool == "scan"

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 from datetime import timedelta
 
-from meta_agent.monitors import FleetFacts, observe
+from meta_agent.fleet_facts import FleetFacts
+from meta_agent.monitors import observe
 from meta_agent.settings import Settings
 from meta_agent.signals import SignalKind, assess
 from pipelines.context import Context
@@ -134,9 +135,7 @@ async def test_proposals_show_as_open_and_then_as_refusals_for_a_while(fleet, co
     facts = await _look(context, settings)
     assert facts.open_proposals == ()
     assert 590 < facts.refusals[0].remaining_seconds <= 600
-    later = await observe(
-        context.database, settings, context.policy, clock.now() + timedelta(seconds=601)
-    )
+    later = await observe(context.database, settings, context.policy, clock.now() + timedelta(seconds=601))
     assert later.refusals == ()
 
 

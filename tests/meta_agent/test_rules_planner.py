@@ -42,9 +42,7 @@ def planned(facts) -> list[tuple[str, str | None]]:
         (fleet_facts(use_case(), scan_age=None), [SCAN]),
         (fleet_facts(use_case(), scan_age=None, open_proposals=(open_proposal("scan"),)), []),
         (
-            fleet_facts(
-                use_case(), scan_age=None, refusals=(refused("scan", None, ProposalStatus.FAILED),)
-            ),
+            fleet_facts(use_case(), scan_age=None, refusals=(refused("scan", None, ProposalStatus.FAILED),)),
             [],
         ),
         (fleet_facts(use_case(ranking=None, ranking_is_current=False)), [RANK]),
@@ -84,9 +82,7 @@ def planned(facts) -> list[tuple[str, str | None]]:
         ),
         (
             fleet_facts(
-                use_case(
-                    ranking=ranking(0.5), evaluations=(evaluation(status=EvaluationStatus.FAILED),)
-                )
+                use_case(ranking=ranking(0.5), evaluations=(evaluation(status=EvaluationStatus.FAILED),))
             ),
             [],
         ),
@@ -102,17 +98,13 @@ def planned(facts) -> list[tuple[str, str | None]]:
         ),
         # use cases do not stand in each other's way
         (
-            fleet_facts(
-                PROVEN, use_case(name="other", stable=degraded()), scan_age=None
-            ),
+            fleet_facts(PROVEN, use_case(name="other", stable=degraded()), scan_age=None),
             [ROLLBACK, SCAN, DEPLOY],
         ),
         # only looking is allowed
         (fleet_facts(PROVEN.model_copy(update={"autonomy": Autonomy.OBSERVE})), []),
         (
-            fleet_facts(
-                use_case(ranking=None, ranking_is_current=False, autonomy=Autonomy.OBSERVE)
-            ),
+            fleet_facts(use_case(ranking=None, ranking_is_current=False, autonomy=Autonomy.OBSERVE)),
             [RANK],
         ),
         (fleet_facts(PROVEN, paused=True, scan_age=None), []),

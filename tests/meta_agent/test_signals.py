@@ -84,9 +84,7 @@ def test_a_quiet_fleet_has_no_signals():
             [SignalKind.SUNSET_AHEAD],
         ),
         (  # with a sunset ahead, a dearer candidate is worth a test too
-            fleet_facts(
-                use_case(stable=stable(retires_at=NOW + timedelta(days=10)), ranking=ranking(-0.1))
-            ),
+            fleet_facts(use_case(stable=stable(retires_at=NOW + timedelta(days=10)), ranking=ranking(-0.1))),
             [SignalKind.SUNSET_AHEAD, SignalKind.CHEAPER_CANDIDATE_UNTESTED],
         ),
     ],
@@ -101,9 +99,7 @@ def test_a_retirement_within_the_horizon_is_severe():
 
 
 def test_a_rate_over_its_limit_without_proof_is_no_alert():
-    facts = fleet_facts(
-        use_case(stable=stable(rollback_release_id="rel_before", recent=health(60, 20)))
-    )
+    facts = fleet_facts(use_case(stable=stable(rollback_release_id="rel_before", recent=health(60, 20))))
     (signal,) = assess(facts)
     assert (signal.kind, signal.alert) == (SignalKind.STABLE_DEGRADED, False)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from meta_agent.monitors import (
+from meta_agent.fleet_facts import (
     AlertFact,
     CandidateFact,
     CatalogueFact,
@@ -70,7 +70,7 @@ def ranking(*savings: float | None) -> RankingFact:
         ranking_id="rank_1",
         at=NOW - timedelta(hours=1),
         candidates=tuple(
-            CandidateFact(offering_id=f"off_{number}", position=number, saving_share=saving)
+            CandidateFact(offering_id=f"off_{number}", position=number, saving_share=saving, deployable=False)
             for number, saving in enumerate(savings)
         ),
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ from pipelines.evaluation.summary import judge
 from storage.evaluations import EvaluationCase
 
 ROOT = Path(__file__).resolve().parents[3]
+PIP = {"contains": "Pip"}
 SCHEMA = {"type": "object", "required": ["title"]}
 
 
@@ -52,6 +54,9 @@ def test_each_kind_of_check(check, good, bad):
         ({"regex": "(a+)+$"}, "can take forever"),
         ({"regex": "x" * 501}, "at most 500"),
         ({"json_schema": {"type": "nonsense"}}, "no JSON Schema"),
+        ({"json_schema": {"items": [{"$ref": "http://127.0.0.1:9/x.json"}]}}, "leads outside|no JSON Schema"),
+        ({"json_schema": {"properties": {"a": {"$ref": "http://x/y.json"}}}}, "leads outside"),
+        ({"json_schema": {"pattern": "(a+)+"}}, "can take forever"),
         ({"contains": "a", "min_words": 3}, "one pair"),
         ("contains", "one pair"),
     ],
@@ -61,10 +66,8 @@ def test_a_check_that_cannot_be_read_says_so(document, words):
         Check.from_json(document)
 
 
-def test_a_schema_reference_is_never_fetched():
-    check = Check.from_json({"json_schema": {"$ref": "http://127.0.0.1:9/schema.json"}})
-    with pytest.raises(Exception, match="Unresolvable"):
-        check.holds("{}")
+def test_a_schema_reference_that_leads_nowhere_fits_nothing():
+    assert not Check.from_json({"json_schema": {"$ref": "#/$defs/nowhere"}}).holds("{}")
 
 
 def test_only_the_beginning_of_an_endless_answer_is_looked_at():
@@ -89,7 +92,7 @@ def test_the_story_tellers_suite_can_be_read():
         ({"cases": [{"id": "a", "messages": [{"role": "user", "content": "x"}]}]}, "without checks"),
         ({"recorded_checks": [{"x": 1}]}, "recorded_checks: check x"),
         (
-            {"cases": [{"id": "a", "messages": [{"role": "u", "content": ""}], "checks": [{"contains": "x"}]}] * 2},
+            {"cases": [{"id": "a", "messages": [{"role": "u", "content": ""}], "checks": [PIP]}] * 2},
             "two cases have the id 'a'",
         ),
     ],
@@ -113,51 +116,57 @@ def test_lexical_similarity_is_a_symmetric_share(one, other):
     assert lexical_similarity(one, one) == 1
 
 
-def case(number, agrees=True, stable=True, candidate=True, **result):
-    sides = {
-        "stable_result": {"passed": stable, "failed_checks": [], "blocked": False, "error": None},
-        "candidate_result": {"passed": candidate, "failed_checks": [], "blocked": False, "error": None} | result,
-    }  # fmt: skip
+def case(number, agrees=True, candidate=True, **result):
+    common = {"failed_checks": [], "blocked": False, "error": None}
     return EvaluationCase(
-        id=f"case_{number}", evaluation_id="eval_1", case_id=str(number), origin="suite", messages=[], checks=[],
-        stable_text="", candidate_text="", agrees=agrees, lexical_similarity=1.0, stable_latency_ms=2.0,
-        candidate_latency_ms=1.0, stable_cost_usd=None, candidate_cost_usd=None, **sides,
-    )  # fmt: skip
+        id=f"case_{number}",
+        evaluation_id="eval_1",
+        case_id=str(number),
+        origin="suite",
+        messages=[],
+        checks=[],
+        stable_text="",
+        candidate_text="",
+        stable_result={"passed": True, **common},
+        candidate_result={"passed": candidate, **common, **result},
+        agrees=agrees,
+        lexical_similarity=1.0,
+        stable_latency_ms=2.0,
+        candidate_latency_ms=1.0,
+        stable_cost_usd=None,
+        candidate_cost_usd=None,
+    )
 
 
-def cases(good, *others):
-    return [case(n) for n in range(good)] + list(others)
+def cases(good, bad=0, **how):
+    values = {"agrees": False, "candidate": False} | how
+    return [case(n) for n in range(good)] + [case(1000 + n, **values) for n in range(bad)]
 
 
 @pytest.mark.parametrize(
     ("found", "status", "words"),
     [
         (cases(20), "passed", "no worse than stable in 100.0% of 20 cases"),
-        (cases(19, case(90, agrees=False, candidate=False)), "passed", "95.0%"),
+        (cases(19, 1), "passed", "95.0%"),
         ([], "error", "nothing to ask"),
         (cases(9), "error", "9 cases were measured, 10 are needed"),
-        (cases(11, *(case(90 + n, agrees=None, error="refused") for n in range(3))), "error", r"3 of 14 .*refused"),
-        (cases(12, *(case(90 + n, agrees=None, error="refused") for n in range(3))), "passed", "100"),
-        (
-            cases(18, *(case(90 + n, agrees=False, candidate=False, failed_checks=["contains: Pip"]) for n in range(2))),
-            "failed", "missed contains",
-        ),
-        (cases(98, *(case(900 + n, blocked=True, candidate=False) for n in range(2))), "failed", "were safe"),
-        (cases(97, *(case(900 + n, agrees=False, candidate=False, error="HTTP 502") for n in range(3))), "failed",
-         "failed to answer 3 of 100 cases .*502"),
-        (cases(98, *(case(900 + n, agrees=False, candidate=False, error="HTTP 502") for n in range(2))), "passed", "98"),
+        (cases(11, 3, agrees=None, error="refused"), "error", r"3 of 14 .*refused"),
+        (cases(12, 3, agrees=None, error="refused"), "passed", "100"),
+        (cases(18, 2, failed_checks=["contains: Pip"]), "failed", "90.0% .* missed contains"),
+        (cases(98, 2, blocked=True, agrees=True), "failed", "were safe"),
+        (cases(97, 3, error="HTTP 502"), "failed", "failed to answer 3 of 100 cases .*502"),
+        (cases(98, 2, error="HTTP 502"), "passed", "98"),
+        (cases(50, 50, blocked=True, failed_checks=["contains: Pip"]), "failed", "were safe"),
     ],
-)  # fmt: skip
+)
 def test_the_verdict(found, status, words):
-    import re
-
     result = judge(found)
     assert result.status == status
     assert re.search(words, result.reason), result.reason
 
 
 def test_the_summary_holds_what_policy_reads():
-    summary = judge(cases(19, case(90, agrees=False, candidate=False))).summary
+    summary = judge(cases(19, 1)).summary
     assert summary["cases"] == 20
     assert summary["pass_rate_stable"] == 1.0
     assert summary["pass_rate_candidate"] == summary["similarity"] == 0.95

@@ -1,0 +1,180 @@
+"""Leads every text of an answer through the detectors, and keeps what may be logged of it.
+
+Knows where OpenAI's answers and chunks hold text; ``gateway.stream_guard`` knows what may pass.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from gateway.detector import Detector, Finding
+from gateway.stream_guard import StreamGuard
+
+SAFE_SENTENCE = "This answer was withheld because it broke the safety rules of this service."
+#: Fields of a message or a delta that hold text. Arguments of tool calls are led through as well.
+_TEXT_FIELDS = ("content", "reasoning_content", "reasoning", "refusal")
+
+
+class AnswerGuard:
+    """All text channels of one answer, plain or in chunks."""
+
+    __slots__ = (
+        "_calls",
+        "_channels",
+        "_detectors",
+        "_log",
+        "_profile",
+        "blocked",
+        "choices",
+        "finish_reason",
+    )
+
+    def __init__(self, detectors: Sequence[Detector], profile: str) -> None:
+        self._detectors = detectors
+        self._profile = profile
+        self._channels: dict[tuple[int, str], StreamGuard] = {}
+        self._log: list[str] = []  # what was released of the first choice's content
+        self._calls: list[str] = []  # and of the arguments of its tool calls
+        self.blocked: Finding | None = None
+        self.choices: set[int] = set()  #: those that were begun
+        self.finish_reason: str | None = None
+
+    @property
+    def findings(self) -> list[Finding]:
+        """What the detectors found, in all channels."""
+        return [finding for channel in self._channels.values() for finding in channel.findings]
+
+    @property
+    def text(self) -> str:
+        """What reached the caller of the first choice, for the log; a blocked span is only named."""
+        text = "".join(self._log or self._calls)
+        return f"{text}[blocked: {self.blocked.category}]" if self.blocked else text
+
+    # -- whole answers
+
+    def check_answer(self, payload: dict[str, Any]) -> None:
+        """Replace every choice by a safe sentence if one of them must not leave."""
+        for choice in payload["choices"]:
+            index = choice.get("index", 0)
+            message = choice.get("message")
+            if isinstance(message, dict):
+                self._check_fields(index, message, final=True)
+                self._check_tool_calls(index, message, final=True)
+        if self.blocked is None:
+            self._note_answer(payload)
+            return
+        for choice in payload["choices"]:
+            choice["message"] = {"role": "assistant", "content": SAFE_SENTENCE}
+            choice["finish_reason"] = "content_filter"
+            choice["logprobs"] = None
+        self.finish_reason = "content_filter"
+
+    def _note_answer(self, payload: dict[str, Any]) -> None:
+        first = payload["choices"][0] if payload["choices"] else {}
+        self.finish_reason = first.get("finish_reason")
+
+    # -- streams
+
+    def check_chunk(self, chunk: dict[str, Any]) -> list[dict[str, Any]]:
+        """The chunks to forward in place of one: itself, what was held back before an end, or less."""
+        flushed: list[dict[str, Any]] = []
+        for choice in chunk.get("choices", ()):
+            index = choice.get("index", 0)
+            self.choices.add(index)
+            delta = choice.get("delta")
+            if isinstance(delta, dict):
+                self._check_fields(index, delta)
+                self._check_tool_calls(index, delta)
+            if choice.get("logprobs") and self._holds(index):
+                choice["logprobs"] = None  # they spell out the tokens that are held back
+            reason = choice.get("finish_reason")
+            if reason:
+                self.finish_reason = reason
+                flushed += self._flush(chunk, index)
+        return [*flushed, chunk]
+
+    def _holds(self, index: int) -> bool:
+        return any(guard.holds or guard.blocked for key, guard in self._channels.items() if key[0] == index)
+
+    def _flush(self, chunk: dict[str, Any], index: int) -> list[dict[str, Any]]:
+        """What is held back of a choice that has ended. It follows the deltas of the ending chunk."""
+        held = [(name, guard) for (owner, name), guard in self._channels.items() if owner == index]
+        chunks = []
+        for name, guard in held:
+            text = self._feed_guard(index, name, guard, "", final=True)
+            if text:
+                chunks.append(_chunk_like(chunk, index, _delta_of(name, text)))
+        # The ending chunk may bring text of its own, which comes before what was held after it.
+        if chunks:
+            chunks.insert(0, _take_delta(chunk, index))
+        return chunks
+
+    def flush_all(self, like: dict[str, Any]) -> list[dict[str, Any]]:
+        """What is still held back when a stream ends without naming a reason."""
+        ending = {**_envelope(like), "choices": []}
+        return [chunk for index in sorted(self.choices) for chunk in self._flush(ending, index)[1:]]
+
+    def closing_chunk(self, like: dict[str, Any]) -> dict[str, Any]:
+        """The chunk that ends a blocked stream for every choice that was begun."""
+        choices = [
+            {"index": index, "delta": {}, "finish_reason": "content_filter"} for index in sorted(self.choices)
+        ]
+        return {**_envelope(like), "choices": choices}
+
+    # -- text
+
+    def _check_fields(self, index: int, message: dict[str, Any], final: bool = False) -> None:
+        for name in _TEXT_FIELDS:
+            text = message.get(name)
+            if text and isinstance(text, str):
+                message[name] = self._feed(index, name, text, final)
+
+    def _check_tool_calls(self, index: int, message: dict[str, Any], final: bool = False) -> None:
+        calls = message.get("tool_calls")
+        for place, call in enumerate(calls if isinstance(calls, list) else ()):
+            function = call.get("function") if isinstance(call, dict) else None
+            text = function.get("arguments") if isinstance(function, dict) else None
+            if isinstance(function, dict) and text and isinstance(text, str):
+                number = call.get("index", place)
+                function["arguments"] = self._feed(index, f"tool_calls/{number}", text, final)
+
+    def _feed(self, index: int, name: str, text: str, final: bool) -> str:
+        guard = self._channels.get((index, name))
+        if guard is None:
+            guard = self._channels[index, name] = StreamGuard(self._detectors, self._profile)
+        return self._feed_guard(index, name, guard, text, final)
+
+    def _feed_guard(self, index: int, name: str, guard: StreamGuard, text: str, final: bool) -> str:
+        released = guard.feed(text, final)
+        if guard.blocked is not None and self.blocked is None:
+            self.blocked = guard.blocked
+        if index == 0 and name == "content":
+            self._log.append(released)
+        elif index == 0 and name.startswith("tool_calls"):
+            self._calls.append(released)
+        return released
+
+
+def _delta_of(name: str, text: str) -> dict[str, Any]:
+    kind, _, number = name.partition("/")
+    if kind == "tool_calls":
+        return {"tool_calls": [{"index": int(number), "function": {"arguments": text}}]}
+    return {name: text}
+
+
+def _envelope(chunk: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in chunk.items() if name not in ("choices", "usage")}
+
+
+def _chunk_like(chunk: dict[str, Any], index: int, delta: dict[str, Any]) -> dict[str, Any]:
+    return {**_envelope(chunk), "choices": [{"index": index, "delta": delta, "finish_reason": None}]}
+
+
+def _take_delta(chunk: dict[str, Any], index: int) -> dict[str, Any]:
+    """Move a choice's delta out of a chunk into one of its own."""
+    delta: dict[str, Any] = {}
+    for choice in chunk["choices"]:
+        if choice.get("index", 0) == index and isinstance(choice.get("delta"), dict):
+            delta, choice["delta"] = choice["delta"], {}
+    return _chunk_like(chunk, index, delta)

@@ -1,0 +1,61 @@
+"""What every detector of harmful output offers, and what it says.
+
+A detector is asked about a window of folded text and looks at nothing else: no clock, no network,
+no memory of earlier windows. ``gateway.stream_guard`` slides the window.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """Something in an output that should not be there. Never holds the text itself."""
+
+    category: str  #: a hazard in MLCommons' words
+    pattern: str  #: which rule of the detector fired
+    detector: str
+    blocked: bool = True
+
+    def as_dict(self) -> dict[str, Any]:
+        """For the interaction log."""
+        return {
+            "category": self.category,
+            "pattern": self.pattern,
+            "detector": self.detector,
+            "blocked": self.blocked,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Match:
+    """A finding and the span of the window that it covers."""
+
+    category: str
+    pattern: str
+    start: int
+    end: int
+
+
+@dataclass(frozen=True, slots=True)
+class Scan:
+    """What a window holds: the match that ends first, and where text begins that may still become one."""
+
+    match: Match | None
+    hold_from: int
+
+
+class Detector(Protocol):
+    """Looks for harm in text that has not been released yet."""
+
+    name: str
+
+    def scan(self, window: str, in_word: bool, final: bool) -> Scan:
+        """Judge a window of folded text.
+
+        ``in_word``: the window begins in the middle of a word that was released already.
+        ``final``: no more text follows, so that nothing needs to be held back.
+        """
+        ...

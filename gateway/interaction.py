@@ -1,0 +1,155 @@
+"""One call from its arrival to its line in the log: what was asked, who was drawn, how it ended.
+
+Turns both into the row that ``storage.interactions`` stores. Writes nothing itself.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+from datetime import datetime
+from decimal import Decimal
+from typing import Any
+
+from gateway.chat_request import ChatRequest
+from gateway.detector import Finding
+from storage.clock import now
+from storage.ids import new_id
+from storage.routes import DeploymentSpec, KeyRecord, Route
+from storage.vocabulary import Arm, InteractionKind, InteractionStatus
+
+#: Without usage from the provider a token is taken for this many characters, and the row says so.
+_CHARACTERS_PER_TOKEN = 4
+
+
+@dataclass(slots=True)
+class Target:
+    """Who answers a call: a deployment, by way of a release."""
+
+    release_id: str
+    deployment: DeploymentSpec
+    arm: Arm | None  #: None for a pinned release: it stands in no arm's evidence
+    weight: float | None = None
+    unit: str | None = None
+
+
+@dataclass(slots=True)
+class Call:
+    """One request of a client."""
+
+    id: str = field(default_factory=lambda: new_id("int"))
+    at: datetime = field(default_factory=now)
+    started: float = field(default_factory=time.perf_counter)
+    lost_seconds: float = 0.0  #: waited for deployments that failed
+    kind: InteractionKind = InteractionKind.LIVE
+    key: KeyRecord | None = None
+    use_case: str | None = None  #: once it is known to exist
+    body: dict[str, Any] | None = None  #: as sent, once it could be read
+    chat: ChatRequest | None = None  #: once it was checked
+    route: Route | None = None
+    shadow_of: str | None = None
+    fallback_of: str | None = None
+
+    @property
+    def elapsed(self) -> float:
+        """Seconds since its arrival."""
+        return time.perf_counter() - self.started
+
+
+@dataclass(slots=True)
+class Outcome:
+    """How a call ended on one deployment, or before any."""
+
+    status: InteractionStatus
+    http_status: int
+    text: str | None = None
+    finish_reason: str | None = None
+    usage: dict[str, Any] | None = None
+    error_type: str | None = None
+    error_message: str | None = None
+    findings: list[Finding] = field(default_factory=list)
+    ttft_seconds: float | None = None
+    latency_seconds: float = 0.0
+    overhead_seconds: float = 0.0  #: the part of it that no provider was waited for
+
+
+@dataclass(frozen=True, slots=True)
+class Bill:
+    """What an answer cost."""
+
+    prompt_tokens: int
+    completion_tokens: int
+    estimated: bool
+    cost_usd: Decimal
+
+
+def bill(body: dict[str, Any], outcome: Outcome, deployment: DeploymentSpec) -> Bill:
+    """Tokens as the provider counted them, else estimated, at the deployment's prices."""
+    prompt, completion = _count(outcome.usage, "prompt_tokens"), _count(outcome.usage, "completion_tokens")
+    estimated = prompt is None or completion is None
+    if prompt is None or completion is None:
+        prompt = _prompt_characters(body) // _CHARACTERS_PER_TOKEN
+        completion = len(outcome.text or "") // _CHARACTERS_PER_TOKEN
+    cost = deployment.price_input * prompt + deployment.price_output * completion
+    return Bill(prompt, completion, estimated, cost)
+
+
+def _count(usage: dict[str, Any] | None, name: str) -> int | None:
+    value = usage.get(name) if usage else None
+    is_count = isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**31
+    return value if is_count else None
+
+
+def _prompt_characters(body: dict[str, Any]) -> int:
+    return sum(_content_length(message.get("content")) for message in body.get("messages", ()))
+
+
+def _content_length(content: Any) -> int:
+    if isinstance(content, str):
+        return len(content)
+    if isinstance(content, list):
+        return sum(len(part.get("text") or "") for part in content if isinstance(part, dict))
+    return 0
+
+
+def row_of(call: Call, target: Target | None, outcome: Outcome, cost: Bill | None) -> dict[str, Any]:
+    """The interaction as it is stored."""
+    chat, route = call.chat, call.route
+    return {
+        "id": call.id,
+        "at": call.at,
+        "kind": call.kind,
+        "use_case": call.use_case,
+        "key_id": call.key.id if call.key else None,
+        "route_revision": route.revision if route and target and target.arm else None,
+        "rollout_id": route.rollout_id if route and target and target.arm else None,
+        "arm": target.arm if target else None,
+        "release_id": target.release_id if target else None,
+        "deployment_id": target.deployment.id if target else None,
+        "weight": target.weight if target else None,
+        "unit": target.unit if target else None,
+        "user_id": chat.user if chat else None,
+        "conversation_id": chat.conversation if chat else None,
+        "stream": bool(chat and chat.stream and call.shadow_of is None),
+        "request": call.body,
+        "response_text": outcome.text,
+        "finish_reason": outcome.finish_reason,
+        "status": outcome.status,
+        "error_type": outcome.error_type,
+        "error_message": outcome.error_message,
+        "http_status": outcome.http_status,
+        "prompt_tokens": cost.prompt_tokens if cost else None,
+        "completion_tokens": cost.completion_tokens if cost else None,
+        "usage_estimated": bool(cost and cost.estimated),
+        "cost_usd": str(cost.cost_usd) if cost else None,
+        "latency_ms": _ms(outcome.latency_seconds),
+        "ttft_ms": None if outcome.ttft_seconds is None else _ms(outcome.ttft_seconds),
+        "overhead_ms": _ms(max(0.0, outcome.overhead_seconds)),
+        "findings": [finding.as_dict() for finding in outcome.findings],
+        "shadow_of": call.shadow_of,
+        "fallback_of": call.fallback_of,
+    }
+
+
+def _ms(seconds: float) -> float:
+    return round(seconds * 1000, 3)

@@ -1,0 +1,62 @@
+"""What the handlers of one gateway process share."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from gateway.detector import Detector
+from gateway.errors import ApiError, NotConfiguredError
+from gateway.interaction import Bill, Call, Outcome, Target, bill, row_of
+from gateway.journal import INTERACTION, Journal
+from gateway.metrics import Metrics
+from gateway.provider import Provider
+from gateway.route_table import RouteTable
+from gateway.settings import GatewayConfig
+from storage.routes import RoutingSnapshot
+
+
+@dataclass(frozen=True, slots=True)
+class Services:
+    """The parts, wired once by ``gateway.app``."""
+
+    config: GatewayConfig
+    table: RouteTable
+    journal: Journal
+    providers: Mapping[str, Provider]
+    detectors: Sequence[Detector]
+    metrics: Metrics
+
+    def snapshot(self) -> RoutingSnapshot:
+        """The routes now; a refusal while there are none at all."""
+        snapshot = self.table.snapshot
+        if snapshot is None:
+            text = (
+                "The gateway has no routes yet: its database is away and it never had any. Retry in a moment."
+            )
+            raise ApiError(503, text, "overloaded_error", "not_ready", retry_after="1")
+        return snapshot
+
+    def provider_of(self, target: Target) -> Provider:
+        """The adapter that reaches a deployment."""
+        name = target.deployment.provider
+        provider = self.providers.get(name)
+        if provider is None:
+            raise NotConfiguredError(f"no provider {name!r} in this gateway's configuration")
+        return provider
+
+    def record(self, call: Call, target: Target | None, outcome: Outcome) -> Bill | None:
+        """Write down how a call ended; what the answer cost, if a deployment began one."""
+        cost = None
+        if target is not None and call.body is not None and outcome.text is not None:
+            cost = bill(call.body, outcome, target.deployment)
+        self.journal.record(INTERACTION, row_of(call, target, outcome, cost))
+        self.metrics.count_request(
+            call.use_case or "",
+            call.kind,
+            (target.arm or "pinned") if target else "",
+            outcome.status,
+            outcome.latency_seconds,
+            outcome.overhead_seconds,
+        )
+        return cost

@@ -1,0 +1,112 @@
+"""The whole story, with no hand on it but the approver's: scan, rank, test, deploy, promote, roll back.
+
+Which model answered is read from the wire at each stage, not from a table.
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.scenarios.installation import Installation, Operator, Readers, running, until
+
+
+@pytest.fixture
+def installation() -> Iterator[Installation]:
+    # A short path: the embedded server's socket lies below it.
+    with tempfile.TemporaryDirectory(prefix="ma-", dir="/tmp", ignore_cleanup_errors=True) as directory:
+        Path(directory).chmod(0o755)
+        with running(Path(directory)) as started:
+            yield started
+
+
+async def in_state(operator: Operator, model: str, *states: str, weight: float = 0.0) -> dict[str, Any]:
+    async def look() -> dict[str, Any] | None:
+        rollout = await operator.rollout_of(model)
+        if (
+            rollout
+            and rollout["state"] in ("rolled_back", "aborted", "paused")
+            and rollout["state"] not in states
+        ):
+            raise AssertionError(f"the rollout of {model} went another way: {rollout}")
+        return rollout if rollout and rollout["state"] in states and rollout["weight"] >= weight else None
+
+    return await until(f"the rollout of {model} is {' or '.join(states)} at {weight}", look, 90)
+
+
+async def served_by(installation: Installation, provider: str) -> int:
+    async with httpx.AsyncClient(trust_env=False) as http:
+        stats = (await http.get(f"http://127.0.0.1:{installation.providers[provider]}/_sim/stats")).json()
+    return int(sum(model["answered"] for model in stats.values()))
+
+
+@pytest.mark.timeout(300)
+async def test_the_whole_loop(installation: Installation) -> None:
+    async def key_is_there() -> bool:
+        return (installation.home / "keys" / "night-shift.key").exists()
+
+    await until("the keys are made", key_is_there, 60)
+    operator, readers = Operator(installation, "night-shift.key"), Readers(installation)
+
+    # 1, 2: scanned and ranked, by itself.
+    async def ranking() -> Any:
+        found = await operator.get("rankings/story-teller")
+        return found if found and found["candidates"] else None
+
+    ranked = await until("candidates are ranked", ranking, 90)
+    assert {each["model"] for each in ranked["candidates"]} >= {"swift-mini", "rough-draft"}
+    assert sum(ranked["excluded"]["counts"].values()) > 2000, "every other offering has a reason"
+    assert await readers.ask_many(10) == {"atlas-large": 10}
+
+    # 3, 4, 5: found worth testing, tested, judged; it waits for a person, and nothing moves meanwhile.
+    proposal = await operator.approve_next()
+    assert (proposal["tool"], proposal["proposer"]) == ("deploy", "agent")
+    outcomes = {each["offering_id"]: each["status"] for each in await operator.get("evaluations")}
+    assert sorted(outcomes.values()) == ["failed", "passed"], (
+        "the rough candidate fell short, the thrifty passed"
+    )
+
+    # Shadow: the candidate works, and nobody meets it.
+    await in_state(operator, "swift-mini", "shadow")
+    before = await served_by(installation, "thrift")
+    assert await readers.ask_many(10) == {"atlas-large": 10}
+    rollout = await in_state(operator, "swift-mini", "canary")
+    assert await served_by(installation, "thrift") > before
+
+    # Canary: some conversations meet it, each stays on its side, the share grows.
+    answered = await readers.ask_many(80)
+    assert set(answered) == {"atlas-large", "swift-mini"}, rollout
+    half = await in_state(operator, "swift-mini", "canary", "promoted", weight=0.5)
+    sides = [[await readers.ask(f"sticky-{number}") for _ in range(3)] for number in range(6)]
+    still = await operator.rollout_of("swift-mini")
+    if still and still["weight"] == half["weight"]:
+        assert all(len(set(side)) == 1 for side in sides)
+    await in_state(operator, "swift-mini", "promoted")
+    assert await readers.ask_many(20) == {"swift-mini": 20}
+
+    # 6: a second candidate appears, passes, is trusted, falls ill, and is sent back.
+    second = await operator.approve_next()
+    assert second["tool"] == "deploy"
+    await in_state(operator, "budget-nano", "canary")
+    assert "budget-nano" in await readers.ask_many(80)
+    ended = await in_state(operator, "budget-nano", "rolled_back")
+    assert ended["weight"] == 0
+    assert await readers.ask_many(20) == {"swift-mini": 20}
+    incidents = await operator.get("incidents")
+    assert any(each["intervention"] == "rolled_back" for each in incidents)
+    assert any(each["intervention"] == "blocked" for each in incidents), "unsafe outputs were stopped"
+    decisions = await operator.get("decisions")
+    reasons = [each["reason"] for each in decisions if each["actor"].startswith("rollout:")]
+    assert any("budget-nano" in reason for reason in reasons)
+
+    # 7: all of it is in a chain that holds, and stays known after a restart.
+    verified = installation.cli("audit", "verify", "--json")
+    assert verified.returncode == 0, verified.stdout + verified.stderr
+    assert json.loads(verified.stdout)["rows"] > 20
+    assert installation.stop() == 0
