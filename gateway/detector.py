@@ -7,7 +7,7 @@ no memory of earlier windows. ``gateway.stream_guard`` slides the window.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,8 +29,7 @@ class Finding:
         }
 
 
-@dataclass(frozen=True, slots=True)
-class Match:
+class Match(NamedTuple):
     """A finding and the span of the window that it covers."""
 
     category: str
@@ -39,8 +38,7 @@ class Match:
     end: int
 
 
-@dataclass(frozen=True, slots=True)
-class Scan:
+class Scan(NamedTuple):
     """What a window holds: the match that ends first, and where text begins that may still become one."""
 
     match: Match | None

@@ -20,7 +20,7 @@ from storage.interactions import copy_batch
 
 _log = logging.getLogger(__name__)
 
-_ROWS_AT_ONCE = 100  #: so that encoding a batch never stops the event loop for long
+_ROWS_AT_ONCE = 40  #: so that encoding a batch never stops the event loop for long
 _LONGEST_PAUSE = 5.0
 _ATTEMPTS = 3  #: of a batch, with the database up, before its rows are tried one by one
 

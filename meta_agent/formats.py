@@ -12,6 +12,8 @@ from decimal import Decimal
 from typing import Any
 
 DASH = "–"
+#: Answers less alike than this have nothing worth marking.
+_LIKE = 0.3
 
 #: The colour of every state word; the word itself is always shown beside it.
 TONES: Mapping[str, str] = {
@@ -53,7 +55,7 @@ def compact(value: float | None) -> str:
 
 def percent(share: float | None, digits: int = 1) -> str:
     """0.013 as 1.3 %."""
-    return DASH if share is None else f"{share * 100:.{digits}f}\u2009%"
+    return DASH if share is None else f"{share * 100:.{digits}f}\u202f%"
 
 
 def usd(amount: float | Decimal | None) -> str:
@@ -75,7 +77,30 @@ def milliseconds(value: float | None) -> str:
     """840 ms, 1.24 s."""
     if value is None:
         return DASH
-    return f"{value:.0f}\u2009ms" if value < 1000 else f"{value / 1000:.2f}\u2009s"
+    return f"{value:.0f}\u202fms" if value < 1000 else f"{value / 1000:.2f}\u202fs"
+
+
+def significant(value: float | None) -> str:
+    """Three digits that matter: 0.912, 1,250."""
+    if value is None:
+        return DASH
+    return f"{float(f'{value:.3g}'):,.10g}" if 1e-4 <= abs(value) < 1e9 or value == 0 else f"{value:.1e}"
+
+
+def measured(text: str) -> str:
+    """What a rule measured, as text: numbers shortened, "never" for what has not happened yet."""
+    try:
+        value = float(text)
+    except ValueError:
+        return text
+    if value >= 1e6:
+        return "never"
+    return "< 0.001" if 0 < value < 1e-3 else f"{value:,.5g}"
+
+
+def actor(name: str | None) -> str:
+    """Who did something: people by name, runs by their short id."""
+    return short_id((name or "").removeprefix("user:").removeprefix("rollout:"))
 
 
 def span(length: timedelta) -> str:
@@ -117,10 +142,13 @@ def pretty_json(value: Any) -> str:
 
 
 def diff(before: str | None, after: str | None) -> list[tuple[str, str]]:
-    """Word by word: (same, removed or added, text) from one answer to another."""
+    """Word by word: (same, removed or added, text) from one answer to another; two strangers are not compared."""
     first, second = _tokens(before or ""), _tokens(after or "")
+    matcher = difflib.SequenceMatcher(None, first, second, autojunk=False)
+    if matcher.ratio() < _LIKE:
+        return [("same", after or "")]
     pieces: list[tuple[str, str]] = []
-    for kind, a, b, c, d in difflib.SequenceMatcher(None, first, second, autojunk=False).get_opcodes():
+    for kind, a, b, c, d in matcher.get_opcodes():
         if kind == "equal":
             pieces.append(("same", "".join(first[a:b])))
             continue

@@ -200,7 +200,8 @@ def _announce(settings: Settings, demo: DemoOptions | None, console: Console) ->
     console.print()
     console.print("[bold]Meta Agent is up.[/bold]")
     console.print(f"  Console   {settings.control.base_url}")
-    console.print(f"            user admin, password {(secrets / 'admin-password').read_text().strip()}")
+    password = (secrets / "admin-password").read_text().strip()
+    console.print(f"            user admin, password {password}", soft_wrap=True)
     console.print(f"  Gateway   {settings.gateway.base_url}/v1")
     if demo is not None:
         key = (secrets / "story-teller.key").read_text().strip()
@@ -218,7 +219,8 @@ def _announce(settings: Settings, demo: DemoOptions | None, console: Console) ->
         if demo.approve_after is not None:
             console.print(
                 f"  The demo's operator on duty approves what waits longer than {demo.approve_after:.0f} s; "
-                "be faster in the console, or run `meta-agent up --demo --no-approve`."
+                "be faster in the console, or run `meta-agent up --demo --no-approve`.",
+                soft_wrap=True,
             )
     console.print(f"  Logs      {settings.home / 'logs'}")
     console.print("  Ctrl-C stops everything.")

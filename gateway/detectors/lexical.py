@@ -24,6 +24,10 @@ _WORD = re.compile(r"[^\W_]+")
 _GAP = re.compile(r"[\s\-_*'\"`~,\u2010-\u201f]{1,4}")
 
 
+_SHORT_WINDOW = 64
+_SPACES = str.maketrans(dict.fromkeys((chr(code) for code in range(128) if not chr(code).isalnum()), " "))
+
+
 @dataclass(slots=True)
 class _Node:
     """A place in the trie of words."""
@@ -59,6 +63,8 @@ class LexicalDetector:
         }
         self._secret_starts = frozenset(starts)
         self._longest_start = max(map(len, starts), default=0)
+        literals = "|".join(re.escape(secret.literal) for secret in self._secrets)
+        self._any_secret = re.compile(literals or "(?!)")
         firsts = "".join(sorted({re.escape(secret.literal[0]) for secret in self._secrets}))
         self._first_of_secret = re.compile(f"[{firsts}]" if firsts else r"(?!)")
 
@@ -89,7 +95,7 @@ class LexicalDetector:
     # -- phrases
 
     def _scan_phrases(self, window: str, in_word: bool, final: bool) -> Scan:
-        words = _WORD.findall(window)
+        words = _words(window)
         if not words:
             return Scan(None, len(window))
         may_go_on = not final and words[-1] in self._root.prefixes and window.endswith(words[-1])
@@ -136,22 +142,20 @@ class LexicalDetector:
     # -- secrets
 
     def _scan_secrets(self, window: str, in_word: bool, final: bool) -> Scan:
-        hold_from = len(window)
+        hold_from = len(window) if final else self._open_secret(window, in_word)
+        # One search rules out all of them in a short window; in a long one plain finds are faster.
+        if len(window) < _SHORT_WINDOW and not self._any_secret.search(window):
+            return Scan(None, hold_from)
         first: Match | None = None
         for secret in self._secrets:
             at = window.find(secret.literal)
             while at != -1:
-                if _begins_word(window, at, in_word):
-                    start = at + len(secret.literal)
-                    run = secret.run.match(window, start)
-                    end = run.end() if run else start
-                    if end - start == secret.length:
-                        first = _earlier(first, Match("privacy", secret.pattern, at, end))
-                    elif end == len(window) and not final:
-                        hold_from = min(hold_from, at)
+                end, is_open = _follow(secret, window, at, in_word, final)
+                if end is not None:
+                    first = _earlier(first, Match("privacy", secret.pattern, at, end))
+                elif is_open:
+                    hold_from = min(hold_from, at)
                 at = window.find(secret.literal, at + 1)
-        if not final:
-            hold_from = min(hold_from, self._open_secret(window, in_word))
         return Scan(first, hold_from)
 
     def _open_secret(self, window: str, in_word: bool) -> int:
@@ -164,9 +168,26 @@ class LexicalDetector:
         return len(window)
 
 
+def _words(window: str) -> list[str]:
+    """The words of folded text. Most of it is ASCII, where two string methods are five times as fast."""
+    return window.translate(_SPACES).split() if window.isascii() else _WORD.findall(window)
+
+
 def _secret(entry: Mapping[str, Any]) -> _Secret:
     run = re.compile(f"[{entry['run']}]{{0,{entry['length']}}}") if entry["length"] else re.compile("")
     return _Secret(entry["id"], fold(entry["literal"]), run, entry["length"])
+
+
+def _follow(secret: _Secret, window: str, at: int, in_word: bool, final: bool) -> tuple[int | None, bool]:
+    """Where a secret that starts here is long enough, or whether more text could make it so."""
+    if not _begins_word(window, at, in_word):
+        return None, False
+    start = at + len(secret.literal)
+    run = secret.run.match(window, start)
+    end = run.end() if run else start
+    if end - start == secret.length:
+        return end, False
+    return None, end == len(window) and not final
 
 
 def _begins_word(window: str, at: int, in_word: bool) -> bool:

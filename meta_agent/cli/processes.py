@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -58,7 +59,8 @@ def up(
 
     from meta_agent import up as composition
 
-    chosen = config or (composition.DEMO_CONFIG if demo else None)
+    named = config or (Path(os.environ["META_AGENT_CONFIG"]) if os.environ.get("META_AGENT_CONFIG") else None)
+    chosen = named or (composition.DEMO_CONFIG if demo else None)
     settings = _settings(chosen)
     options = composition.DemoOptions(
         rps=rps, approve_after=None if no_approve else approve_after, traffic=not no_traffic

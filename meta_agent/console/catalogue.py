@@ -17,7 +17,7 @@ from storage import evaluations, registry, use_cases
 
 router = APIRouter()
 
-_PAGE = 50
+_PAGE = 25
 
 
 async def _catalogue(

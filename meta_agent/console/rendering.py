@@ -57,12 +57,15 @@ _environment.filters.update(
     markdown=markdown.render,
     tone=formats.tone,
     words=formats.words,
+    measured=formats.measured,
     compact=_known(formats.compact),
     ms=_known(formats.milliseconds),
     number=_known(formats.number),
     percent=_known(formats.percent),
     per_million=_known(formats.per_million),
     short_id=_known(formats.short_id),
+    actor=_known(formats.actor),
+    significant=_known(formats.significant),
     usd=_known(formats.usd),
 )
 _environment.globals.update(now=now, diff=formats.diff)

@@ -141,10 +141,8 @@ def running(home: Path) -> Iterator[Installation]:
     installation.start()
     try:
         yield installation
-    except BaseException:
-        print(installation.logs())
-        raise
     finally:
+        print(installation.logs())  # shown by pytest when the test failed
         if installation.process is not None and installation.process.poll() is None:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 installation.stop()
@@ -178,6 +176,12 @@ class Operator:
             timeout=10,
             trust_env=False,
         )
+
+    async def __aenter__(self) -> Operator:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.http.aclose()
 
     async def get(self, path: str, **query: Any) -> Any:
         """A document, or None while the server says that it is not there yet."""
@@ -219,6 +223,12 @@ class Readers:
     def __init__(self, installation: Installation) -> None:
         key = (installation.home / "keys" / "story-teller.key").read_text().strip()
         self.client = AsyncOpenAI(base_url=f"{installation.gateway}/v1", api_key=key, max_retries=0)
+
+    async def __aenter__(self) -> Readers:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.client.close()
 
     async def ask(self, conversation: str | None = None) -> str:
         """The model that answered one request of a conversation."""

@@ -52,8 +52,17 @@ async def test_the_whole_loop(installation: Installation) -> None:
         return (installation.home / "keys" / "night-shift.key").exists()
 
     await until("the keys are made", key_is_there, 60)
-    operator, readers = Operator(installation, "night-shift.key"), Readers(installation)
+    async with Operator(installation, "night-shift.key") as operator, Readers(installation) as readers:
+        await play(installation, operator, readers)
 
+    # 7: all of it is in a chain that holds, and stays known after a restart.
+    verified = installation.cli("audit", "verify", "--json")
+    assert verified.returncode == 0, verified.stdout + verified.stderr
+    assert json.loads(verified.stdout)["rows"] > 20
+    assert installation.stop() == 0
+
+
+async def play(installation: Installation, operator: Operator, readers: Readers) -> None:
     # 1, 2: scanned and ranked, by itself.
     async def ranking() -> Any:
         found = await operator.get("rankings/story-teller")
@@ -104,9 +113,3 @@ async def test_the_whole_loop(installation: Installation) -> None:
     decisions = await operator.get("decisions")
     reasons = [each["reason"] for each in decisions if each["actor"].startswith("rollout:")]
     assert any("budget-nano" in reason for reason in reasons)
-
-    # 7: all of it is in a chain that holds, and stays known after a restart.
-    verified = installation.cli("audit", "verify", "--json")
-    assert verified.returncode == 0, verified.stdout + verified.stderr
-    assert json.loads(verified.stdout)["rows"] > 20
-    assert installation.stop() == 0

@@ -35,6 +35,8 @@
       context.strokeStyle = colour("--line-strong");
       context.fillStyle = colour("--muted");
       context.font = 11 * devicePixelRatio + "px system-ui, sans-serif";
+      context.textAlign = "left";
+      context.textBaseline = "alphabetic";
       context.setLineDash([3 * devicePixelRatio, 3 * devicePixelRatio]);
       let last = null, edge = -Infinity;
       for (const [row] of found) {
@@ -74,9 +76,15 @@
     } };
   }
 
-  function axes(format) {
+  function decades(u, axis, low, high) {
+    const found = [];
+    for (let power = Math.ceil(Math.log10(low) - 1e-9); power <= Math.log10(high) + 1e-9; power += 1) found.push(Math.pow(10, power));
+    return found;
+  }
+
+  function axes(format, logarithmic) {
     const common = { stroke: colour("--muted"), grid: { stroke: colour("--line"), width: 1 }, ticks: { show: false }, font: "11px system-ui, sans-serif" };
-    return [{ ...common, grid: { show: false }, space: 70 }, { ...common, size: 62, values: (u, values) => values.map((v) => v === null ? "" : format(v)) }];
+    return [{ ...common, grid: { show: false }, space: 70 }, { ...common, size: 62, ...(logarithmic ? { splits: decades, filter: (u, splits) => splits } : {}), values: (u, values) => values.map((v) => v === null ? "" : format(v)) }];
   }
 
   function draw() {
@@ -95,7 +103,7 @@
         width: box.clientWidth, height: box.clientHeight, legend: { show: false },
         cursor: { y: false, points: { size: 6 } },
         scales: { x: { time: true, range: span > 0 ? undefined : (u, low, high) => [low - 30, high + 30] }, y: scale },
-        axes: axes(show), series: [{}, ...lines], plugins: [stepsPlugin(found), tipPlugin(names, show)],
+        axes: axes(show, scale.distr === 3), series: [{}, ...lines], plugins: [stepsPlugin(found), tipPlugin(names, show)],
       };
       plots.push(new uPlot(options, data, box));
     };

@@ -82,7 +82,7 @@
   function tick() {
     document.querySelectorAll("time[data-ago]").forEach((each) => {
       const passed = (Date.now() - Date.parse(each.dateTime)) / 1000;
-      const text = passed >= 0 ? span(passed) + " ago" : "in " + span(-passed);
+      const text = each.dataset.ago === "span" ? span(Math.abs(passed)) : passed >= 0 ? span(passed) + " ago" : "in " + span(-passed);
       if (each.textContent !== text) each.textContent = text;
     });
   }
