@@ -142,7 +142,7 @@ def pretty_json(value: Any) -> str:
 
 
 def diff(before: str | None, after: str | None) -> list[tuple[str, str]]:
-    """Word by word: (same, removed or added, text) from one answer to another; two strangers are not compared."""
+    """Word by word: (same, removed or added, text). Answers that have little in common are not compared."""
     first, second = _tokens(before or ""), _tokens(after or "")
     matcher = difflib.SequenceMatcher(None, first, second, autojunk=False)
     if matcher.ratio() < _LIKE:

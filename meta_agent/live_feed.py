@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 
 from storage import events
 from storage.database import Database, DatabaseUnavailable
@@ -29,7 +29,9 @@ class LiveFeed:
         self._readers: set[asyncio.Event] = set()
         self._listener: asyncio.Task[None] | None = None
 
-    async def follow(self, last_id: int | None, heartbeat_seconds: float) -> AsyncIterator[Event | None]:
+    async def follow(
+        self, last_id: int | None, heartbeat_seconds: float
+    ) -> AsyncGenerator[Event | None, None]:
         """Events after an id (None: from now on), for ever; None is a heartbeat in a quiet time."""
         wake = self._join()
         try:

@@ -157,13 +157,15 @@ async def _copy_new(
 async def _open_incident(connection: AsyncConnection, record: Mapping[str, Any]) -> None:
     categories = sorted({str(finding.get("category", "unknown")) for finding in record["findings"]})
     live = record["kind"] == InteractionKind.LIVE
+    blocked = record["status"] == InteractionStatus.BLOCKED
     await record_incident(
         connection,
         use_case=record["use_case"],
         category=categories[0],
         severity=Severity.HIGH if live and _GRAVE & set(categories) else Severity.MEDIUM,
-        summary=f"Output of a {record['kind']} answer stopped: {', '.join(categories)}",
-        intervention="blocked",
+        summary=f"Output of a {record['kind']} answer {'stopped' if blocked else 'let through'}: "
+        f"{', '.join(categories)}",
+        intervention="blocked" if blocked else "observed",
         release_id=record.get("release_id"),
         rollout_id=record.get("rollout_id"),
         interaction_id=record["id"],

@@ -12,7 +12,7 @@ from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import Any
 
-from sqlalchemy import func, insert, select
+from sqlalchemy import insert, select
 from sqlalchemy.dialects.postgresql import distinct_on
 from sqlalchemy.dialects.postgresql import insert as upsert
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -229,7 +229,9 @@ async def set_route(
     The salt is the rollout, so that no unit is always among the first to meet a new model, and the same
     unit keeps its side while the weight of one rollout grows. Asking for what already stands changes nothing.
     """
-    await lock_in_transaction(connection, f"route:{use_case}")
+    # One writer at a time over all use cases: versions are then committed in their order, and a gateway
+    # that acknowledges one has seen every one before it.
+    await lock_in_transaction(connection, "routes")
     current = await current_route(connection, use_case)
     settings = [{"arm": arm.arm, "release_id": arm.release_id, "weight": arm.weight} for arm in arms]
     if current is not None and current.arms == settings and current.rollout_id == rollout_id:
@@ -267,44 +269,54 @@ async def route_history(connection: AsyncConnection, use_case: str, limit: int =
 
 
 async def load_snapshot(connection: AsyncConnection) -> RoutingSnapshot:
-    """The current routes, the releases that may be pinned, and the keys."""
-    specs = {
-        row.id: DeploymentSpec(
-            id=row.id,
-            provider=row.provider,
-            model=row.model,
-            parameters=row.parameters,
-            system_prompt=row.system_prompt,
-            guard_profile=row.guard_profile,
-            price_input=row.price_input,
-            price_output=row.price_output,
-        )
-        for row in await connection.execute(select(deployments))
-    }
-    known = {
-        row.id: (row.use_case, specs[row.deployment_id])
-        for row in await connection.execute(
-            select(releases.c.id, releases.c.use_case, releases.c.deployment_id)
-        )
-    }
-    newest = (
+    """The current routes, the releases that may be pinned, and the keys.
+
+    Routes are read first: whatever a route names was there before it, so that a route set meanwhile can
+    neither be half seen nor counted in the version.
+    """
+    newest = await _newest_routes(connection)
+    known = await _releases(connection)
+    return RoutingSnapshot(
+        version=max((row.version for row in newest), default=0),
+        routes={row.use_case: _route(row, known) for row in newest},
+        releases=known,
+        keys=await _keys(connection),
+    )
+
+
+async def _newest_routes(connection: AsyncConnection) -> list[Any]:
+    query = (
         select(routes)
         .ext(distinct_on(routes.c.use_case))
         .order_by(routes.c.use_case, routes.c.revision.desc())
     )
-    loaded = {row.use_case: _route(row, known) for row in await connection.execute(newest)}
-    version = (await connection.execute(select(func.coalesce(func.max(routes.c.version), 0)))).scalar_one()
-    moment = clock.now()
-    keys = {
-        row.id: _key_from_json(dict(row._mapping))
-        for row in await connection.execute(
-            select(api_keys).where(
-                api_keys.c.revoked_at.is_(None),
-                (api_keys.c.expires_at.is_(None)) | (api_keys.c.expires_at > moment),
-            )
-        )
-    }
-    return RoutingSnapshot(version=version, routes=loaded, releases=known, keys=keys)
+    return list(await connection.execute(query))
+
+
+async def _releases(connection: AsyncConnection) -> dict[str, tuple[str, DeploymentSpec]]:
+    query = select(releases.c.id.label("release_id"), releases.c.use_case, deployments).join(
+        deployments, deployments.c.id == releases.c.deployment_id
+    )
+    return {row.release_id: (row.use_case, _spec(row)) for row in await connection.execute(query)}
+
+
+def _spec(row: Any) -> DeploymentSpec:
+    return DeploymentSpec(
+        id=row.id,
+        provider=row.provider,
+        model=row.model,
+        parameters=row.parameters,
+        system_prompt=row.system_prompt,
+        guard_profile=row.guard_profile,
+        price_input=row.price_input,
+        price_output=row.price_output,
+    )
+
+
+async def _keys(connection: AsyncConnection) -> dict[str, KeyRecord]:
+    valid = api_keys.c.expires_at.is_(None) | (api_keys.c.expires_at > clock.now())
+    query = select(api_keys).where(api_keys.c.revoked_at.is_(None), valid)
+    return {row.id: _key_from_json(dict(row._mapping)) for row in await connection.execute(query)}
 
 
 def _route(row: Any, known: Mapping[str, tuple[str, DeploymentSpec]]) -> Route:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
 
 from fastapi import APIRouter, Header, Request
 from fastapi.responses import StreamingResponse
 
 from meta_agent.live_feed import LiveFeed
 from meta_agent.reading.models import EventRead
+from storage.events import Event
 
 router = APIRouter(prefix="/api/v1", tags=["events"])
 
@@ -19,17 +21,19 @@ LONGEST_SECONDS = 600.0
 HEADERS = {"cache-control": "no-store", "x-accel-buffering": "no"}
 
 
-async def frames(feed: LiveFeed, last_id: int | None) -> AsyncIterator[str]:
+async def frames(feed: LiveFeed, last_id: int | None) -> AsyncGenerator[str, None]:
     """SSE frames: a retry hint first, then events and heartbeats."""
     ends = time.monotonic() + LONGEST_SECONDS
     yield "retry: 1000\n\n"
-    async for event in feed.follow(last_id, HEARTBEAT_SECONDS):
-        if event is None:
-            yield ": quiet\n\n"
-        else:
-            yield f"id: {event.id}\ndata: {EventRead.model_validate(event).model_dump_json()}\n\n"
-        if time.monotonic() > ends:
-            return
+    async with aclosing(feed.follow(last_id, HEARTBEAT_SECONDS)) as events:
+        async for event in events:
+            yield ": quiet\n\n" if event is None else _frame(event)
+            if time.monotonic() > ends:
+                return
+
+
+def _frame(event: Event) -> str:
+    return f"id: {event.id}\ndata: {EventRead.model_validate(event).model_dump_json()}\n\n"
 
 
 @router.get(

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from datetime import datetime
 from decimal import Decimal
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, PlainSerializer
+
+#: USD, exact, as plain digits: a client's parser may not know exponents.
+Money = Annotated[Decimal, PlainSerializer(lambda value: f"{value.normalize():f}", str, when_used="json")]
 
 
 class Read(BaseModel):
@@ -170,8 +173,8 @@ class OfferingRead(Read):
     provider: str
     model: str
     reachable: bool
-    price_input: Decimal | None
-    price_output: Decimal | None
+    price_input: Money | None
+    price_output: Money | None
     context_tokens: int | None
     output_tokens: int | None
     capabilities: list[str]
@@ -227,8 +230,8 @@ class DeploymentRead(Read):
     system_prompt: str | None
     guard_profile: str
     offering_id: str | None
-    price_input: Decimal
-    price_output: Decimal
+    price_input: Money
+    price_output: Money
 
 
 class ReleaseRead(Read):
@@ -245,8 +248,8 @@ class ReleaseRead(Read):
     provider: str
     model: str
     offering_id: str | None
-    price_input: Decimal
-    price_output: Decimal
+    price_input: Money
+    price_output: Money
 
 
 class EvaluationRead(Read):
@@ -284,8 +287,8 @@ class EvaluationCaseRead(Read):
     lexical_similarity: float | None
     stable_latency_ms: float | None
     candidate_latency_ms: float | None
-    stable_cost_usd: Decimal | None
-    candidate_cost_usd: Decimal | None
+    stable_cost_usd: Money | None
+    candidate_cost_usd: Money | None
 
 
 class EvaluationDetail(EvaluationRead):
@@ -316,7 +319,7 @@ class InteractionRead(Read):
     error_message: str | None
     prompt_tokens: int | None
     completion_tokens: int | None
-    cost_usd: Decimal | None
+    cost_usd: Money | None
     latency_ms: float | None
     ttft_ms: float | None
     findings: list[dict[str, Any]] | None

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+import asyncio
+from collections.abc import AsyncIterator, Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import httpx
+import psycopg
 import pytest
 from fastapi import FastAPI
 
@@ -13,6 +16,8 @@ from meta_agent.settings import Settings
 from policies.loader import DEFAULT_PATH, load_policy
 from policies.policy import Policy
 from storage.database import Database
+from storage.ids import new_id
+from storage.testing import create_clone, drop
 from tests.control.seeding import PASSWORD, Seeded, key, seed
 
 
@@ -21,9 +26,46 @@ def policy() -> Policy:
     return load_policy(DEFAULT_PATH)
 
 
+@pytest.fixture(scope="session")
+def template(server_url: str, policy: Policy) -> Iterator[tuple[str, Seeded]]:
+    """A database that was seeded once, for every test to clone."""
+
+    async def fill(url: str) -> Seeded:
+        database = Database(url)
+        try:
+            return await seed(database, policy)
+        finally:
+            await database.close()
+
+    url = create_clone(server_url)
+    with ThreadPoolExecutor(1) as pool:  # a loop of its own, apart from the tests'
+        seeded = pool.submit(lambda: asyncio.run(fill(url))).result()
+    yield url, seeded
+    drop(server_url, url)
+
+
 @pytest.fixture
-async def seeded(db: Database, policy: Policy) -> Seeded:
-    return await seed(db, policy)
+def seeded(template: tuple[str, Seeded]) -> Seeded:
+    return template[1]
+
+
+@pytest.fixture
+async def db(server_url: str, template: tuple[str, Seeded]) -> AsyncIterator[Database]:
+    """A seeded database of its own."""
+    name = new_id("test")
+    source = make_name(template[0])
+    with psycopg.connect(server_url, autocommit=True) as connection:
+        connection.execute(f"create database {name} template {source}")
+    url = template[0].replace(source, name)
+    database = Database(url)
+    yield database
+    await database.close()
+    drop(server_url, url)
+
+
+def make_name(url: str) -> str:
+    """The database's name in a URL."""
+    return url.partition("?")[0].rsplit("/", 1)[1]
 
 
 @pytest.fixture

@@ -12,10 +12,10 @@ from storage.database import Database
 from tests.control.conftest import Clients
 from tests.control.seeding import Seeded
 
-LISTS = [
-    "use-cases", "deployments", "releases", "rollouts", "interactions", "incidents", "offerings", "offering-changes",
-    "sources", "evaluations", "proposals", "approvals", "cycles", "decisions", "audit", "keys", "users",
-]  # fmt: skip
+LISTS = """
+    use-cases deployments releases rollouts interactions incidents offerings offering-changes sources
+    evaluations proposals approvals cycles decisions audit keys users
+""".split()
 
 
 @pytest.mark.parametrize("what", LISTS)
@@ -66,7 +66,7 @@ async def test_the_single_things(clients: Clients, seeded: Seeded) -> None:
     assert route["current"]["arms"][0]["model"] == "storyteller-large"
     assert len(route["history"]) == route["current"]["revision"]
     evaluation = (await client.get(f"/api/v1/evaluations/{seeded.evaluation}")).json()
-    assert [case["candidate_result"]["passed"] for case in evaluation["cases"]][0] is False
+    assert evaluation["cases"][0]["candidate_result"]["passed"] is False
     ranking = (await client.get("/api/v1/rankings/story-teller")).json()
     assert ranking["excluded"]["counts"] == {"not_reachable": 118, "price_unknown": 2}
     fleet = (await client.get("/api/v1/health")).json()
@@ -81,9 +81,18 @@ async def test_the_single_things(clients: Clients, seeded: Seeded) -> None:
 
 @pytest.mark.parametrize(
     "path",
-    ["use-cases/none", "use-cases/none/route", "rollouts/ro_none", "evaluations/ev_none", "proposals/prop_none",
-     "rankings/none", "rankings/summaries", "rollouts/ro_none/measurements", "nowhere"],
-)  # fmt: skip
+    [
+        "use-cases/none",
+        "use-cases/none/route",
+        "rollouts/ro_none",
+        "rollouts/ro_none/measurements",
+        "evaluations/ev_none",
+        "proposals/prop_none",
+        "rankings/none",
+        "rankings/summaries",
+        "nowhere",
+    ],
+)
 async def test_what_is_not_there_is_said_in_a_sentence(clients: Clients, path: str) -> None:
     answer = await clients.with_key("read").get(f"/api/v1/{path}")
     assert answer.status_code == 404
@@ -94,7 +103,7 @@ async def test_offerings_are_searched_and_paged(clients: Clients) -> None:
     client = clients.with_key("read")
     found = (await client.get("/api/v1/offerings", params={"search": "bargain"})).json()
     assert [each["model"] for each in found] == ["bargain-mini"]
-    assert found[0]["price_input"] == "0.000000100000"
+    assert found[0]["price_input"] == "0.0000001"
     reachable = (await client.get("/api/v1/offerings", params={"reachable": True})).json()
     assert len(reachable) == 3
     first = (await client.get("/api/v1/offerings", params={"limit": 100})).json()
