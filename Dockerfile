@@ -1,4 +1,4 @@
-# One image, roles by command: gateway, control, worker, migrate (and up, for a look at the demo).
+# One image, roles by command: gateway, control, worker, migrate.
 FROM python:3.12-slim AS build
 WORKDIR /src
 COPY requirements.lock pyproject.toml README.md LICENSE ./

@@ -25,8 +25,11 @@ format: $(STAMP)
 bench: $(STAMP) ## gateway against a bare reverse proxy, agent cycle, requests until a bad candidate is out
 	$(BIN)/python -m benchmarks
 
-chaos: $(STAMP) ## kill -9 of each process during a rollout; long
-	$(BIN)/python -m pytest -m chaos -o timeout=900 $(ARGS)
+chaos: $(STAMP) ## random kill -9 while rollouts run, several times over; minutes
+	$(BIN)/python -m pytest -m chaos -o timeout=900 tests/scenarios $(ARGS)
+
+soak: $(STAMP) ## the demo under traffic for MINUTES (15): memory stays flat, nothing is lost
+	META_AGENT_SOAK_MINUTES=$(or $(MINUTES),15) $(BIN)/python -m pytest -m soak -o timeout=7200 tests/scenarios $(ARGS)
 
 $(STAMP): requirements.lock pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed")'

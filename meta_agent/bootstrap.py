@@ -16,6 +16,9 @@ import yaml
 from meta_agent.access import hash_password
 from meta_agent.secrets import derive, installation_secret, read_or_create, write_secret
 from meta_agent.settings import ConfigurationError, Settings, UseCaseSettings
+from pipelines.discovery.constraints import ConstraintsError, Demands
+from pipelines.evaluation.suite import Suite, SuiteError
+from pipelines.rollout.plan import RolloutPlan
 from storage import audit, deployments, flags, identities, registry, routes, use_cases
 from storage.database import Connection, Database, lock_in_transaction
 from storage.routes import ArmSetting
@@ -56,15 +59,36 @@ async def _declare(connection: Connection, use_case: UseCaseSettings) -> None:
     )
 
 
+def check_declarations(settings: Settings) -> None:
+    """Refuse what would only fail once a pipeline reads it. Raises :class:`ConfigurationError`."""
+    for use_case in settings.use_cases:
+        try:
+            Demands.from_json(use_case.constraints)
+            RolloutPlan.from_json({**settings.rollout, **use_case.rollout})
+        except ConstraintsError as error:
+            raise ConfigurationError(f"use case {use_case.name}: {error}") from None
+        except (TypeError, ValueError) as error:
+            raise ConfigurationError(f"use case {use_case.name}: its rollout plan: {error}") from None
+        if use_case.suite:
+            read_suite(use_case.suite)
+
+
 def read_suite(path: Path) -> dict[str, Any]:
     """A suite file as it is stored. Raises :class:`ConfigurationError`."""
     try:
-        document = yaml.safe_load(path.read_text())
-    except (OSError, yaml.YAMLError) as error:
+        document = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigurationError(f"{path}: the suite cannot be read: {error.strerror}") from None
+    except (UnicodeDecodeError, yaml.YAMLError) as error:
         raise ConfigurationError(f"{path}: the suite cannot be read: {error}") from None
     if not isinstance(document, dict) or not isinstance(document.get("cases"), list):
         raise ConfigurationError(f"{path}: a suite holds a list of cases under the key cases")
-    return dict(json.loads(json.dumps(document, default=str)))
+    suite = dict(json.loads(json.dumps(document, default=str)))
+    try:
+        Suite.from_json(suite)
+    except SuiteError as error:
+        raise ConfigurationError(f"{path}: {error}") from None
+    return suite
 
 
 async def _first_route(connection: Connection, use_case: UseCaseSettings) -> None:

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from meta_agent.access import Identity
-from meta_agent.chat_answers import Card, Turn, reply_to
-from meta_agent.chat_intents import understand
+from meta_agent.chat_answers import HELP, Card, Reply, Turn, reply_to
+from meta_agent.chat_intents import Verb, understand
 from meta_agent.services import Services
 from storage import chat
 from storage.chat import ChatMessage
@@ -39,11 +39,26 @@ async def answer(
     """Answer one line. Both sides are stored, also when the reader goes away in the middle."""
     await _store(services, thread_id, author, OPERATOR, text)
     identity = Identity(author, role, speaks_for=author)
-    reply = await reply_to(Turn(services, identity, understand(text)))
+    reply = await _reply(Turn(services, identity, understand(text)), text)
     await _store(services, thread_id, AGENT, AGENT, reply.text, reply.cards)
     for card in reply.cards:
         yield ChatEvent("card", card=card)
     yield ChatEvent("text", text=reply.text)
+
+
+async def _reply(turn: Turn, text: str) -> Reply:
+    """Typed commands never need a language model; what no pattern understands may get one."""
+    if turn.intent.verb is not Verb.UNKNOWN or not turn.services.settings.agent.model:
+        return await reply_to(turn)
+    from meta_agent.chat_model import reply_by_model  # LangChain costs seconds: only who has a model pays
+
+    try:
+        return await reply_by_model(turn, text)
+    except Exception as error:
+        # Whatever a provider or its client raises, the conversation goes on without it. Its words may
+        # repeat the key that was sent, so that only the kind of the error is written down.
+        log.warning("the chat model did not answer: %s", type(error).__name__)
+        return Reply("The language model did not answer, so here is what I know by myself.\n\n" + HELP)
 
 
 async def history(services: Services, thread_id: str, limit: int = 60) -> list[ChatMessage]:

@@ -15,7 +15,7 @@ from typing import Any
 from meta_agent import acting
 from meta_agent.access import Identity
 from meta_agent.chat_intents import Intent, Verb
-from meta_agent.formats import percent, usd
+from meta_agent.formats import ago, percent, usd
 from meta_agent.reading.fleet import month_start, read_fleet, read_rollouts
 from meta_agent.reading.governance import list_waiting, read_agent
 from meta_agent.reading.models import FleetRow, RolloutRead
@@ -145,7 +145,7 @@ async def _explain(turn: Turn) -> Reply:
         ("Incidents", str(len(mine)) + (f", latest: {mine[0].summary}" if mine else "")),
         ("Answers now", f"{stable.provider}/{stable.model}" if stable else "nobody"),
     ]
-    state = rollout.state.replace('_', ' ')
+    state = rollout.state.replace("_", " ")
     text = f"{rollout.candidate.model} for {rollout.use_case}: **{state}**. {rollout.reason or ''}"
     link = f"/rollouts/{rollout.id}"
     return Reply(
@@ -160,10 +160,8 @@ def _concerns(rollout: RolloutRead, wanted: str) -> bool:
         rollout.id,
         rollout.use_case,
     )
-    return (
-        any(wanted == name.lower() for name in names)
-        or (bool(wanted)
-        and wanted in rollout.candidate.model.lower())
+    return any(wanted == name.lower() for name in names) or (
+        bool(wanted) and wanted in rollout.candidate.model.lower()
     )
 
 
@@ -284,7 +282,8 @@ async def _approve(turn: Turn) -> Reply:
 # --- what acts ------------------------------------------------------------------------
 
 
-async def _file(turn: Turn, tool: str, arguments: Mapping[str, str], about: str) -> Reply:
+async def file_as(turn: Turn, tool: str, arguments: Mapping[str, str], about: str) -> Reply:
+    """File a proposal in the operator's name, and show what policy says of it by now."""
     filed = await acting.file_proposal(
         turn.services,
         turn.identity,
@@ -327,12 +326,12 @@ async def _use_case(turn: Turn) -> str:
 
 
 async def _scan(turn: Turn) -> Reply:
-    return await _file(turn, "scan", {}, "every source")
+    return await file_as(turn, "scan", {}, "every source")
 
 
 async def _rank(turn: Turn) -> Reply:
     name = await _use_case(turn)
-    reply = await _file(turn, "rank", {"use_case": name}, name)
+    reply = await file_as(turn, "rank", {"use_case": name}, name)
     async with turn.services.database.connection() as connection:
         ranking = await registry.latest_ranking(connection, name)
     if ranking is None:
@@ -349,9 +348,8 @@ async def _rank(turn: Turn) -> Reply:
     ]
     columns = ("#", "Model", "List", "Cost per request", "Saving")
     shown = card("ranking", {"use_case": name}, columns=columns, rows=rows, link=f"/models?use_case={name}")
-    age = now() - ranking.at
     return Reply(
-        f"{reply.text} Until it is done, this is the ranking of {int(age.total_seconds() // 60)} min ago.",
+        f"{reply.text} Until it is done, this is the ranking of {ago(ranking.at, now())}.",
         (*reply.cards, shown),
     )
 
@@ -362,7 +360,7 @@ async def _test(turn: Turn) -> Reply:
         offering = await registry.find_offering(connection, wanted) or await _offering_called(
             connection, wanted
         )
-    return await _file(
+    return await file_as(
         turn,
         "test",
         {"use_case": name, "offering_id": offering.id},
@@ -399,7 +397,7 @@ async def _deploy(turn: Turn) -> Reply:
             f"No release of {name} is or serves `{wanted}`. Test an offering first: that makes one.",
         )
     release = next((each for each in matching if each.evaluation_id), matching[0])
-    return await _file(
+    return await file_as(
         turn,
         "deploy",
         {"use_case": name, "release_id": release.id},
@@ -409,7 +407,7 @@ async def _deploy(turn: Turn) -> Reply:
 
 async def _roll_back(turn: Turn) -> Reply:
     name = await _use_case(turn)
-    return await _file(turn, "rollback", {"use_case": name}, name)
+    return await file_as(turn, "rollback", {"use_case": name}, name)
 
 
 async def _abort(turn: Turn) -> Reply:
@@ -421,7 +419,7 @@ async def _abort(turn: Turn) -> Reply:
         if active is None:
             return Reply(f"No rollout is under way for {name}.")
         rollout_id = active.id
-    return await _file(turn, "abort", {"rollout_id": rollout_id}, rollout_id)
+    return await file_as(turn, "abort", {"rollout_id": rollout_id}, rollout_id)
 
 
 async def _pause(turn: Turn) -> Reply:

@@ -38,6 +38,11 @@ def words(value: str) -> str:
     return str(value).replace("_", " ")
 
 
+def sentence(text: str) -> str:
+    """With a capital at its beginning."""
+    return text[:1].upper() + text[1:]
+
+
 def number(value: float | int | Decimal | None, digits: int = 0) -> str:
     """1234.5 as 1,235."""
     return DASH if value is None else f"{value:,.{digits}f}"
@@ -100,7 +105,8 @@ def measured(text: str) -> str:
 
 def actor(name: str | None) -> str:
     """Who did something: people by name, runs by their short id."""
-    return short_id((name or "").removeprefix("user:").removeprefix("rollout:"))
+    kind, _, rest = (name or "").rpartition(":")
+    return short_id(rest if kind in ("", "user", "rollout", "run") else name)
 
 
 def span(length: timedelta) -> str:

@@ -8,14 +8,17 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
+from urllib.parse import urlsplit
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
-from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator
+from pydantic_settings import BaseSettings, EnvSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
+from pydantic_settings.exceptions import SettingsError
 
+from meta_agent.settings_file import ConfigurationError as ConfigurationError
+from meta_agent.settings_file import line_of, parse, read_file, resolve
 from storage.vocabulary import AssignmentUnit, Risk
 
 ProviderKind = Literal[
@@ -42,11 +45,7 @@ DEFAULT_BASE_URLS = {
     "google": "https://generativelanguage.googleapis.com/v1beta/openai",
 }
 
-_REFERENCE = re.compile(r"\$\{([^}]+)\}")
-
-
-class ConfigurationError(Exception):
-    """The configuration cannot be used; the message says where and how to mend it."""
+_PREFIX = "META_AGENT__"
 
 
 class Section(BaseModel):
@@ -60,6 +59,17 @@ class DatabaseSettings(Section):
 
     url: SecretStr | None = Field(None, description="absent: an embedded server under META_AGENT_HOME")
     pool_size: int = Field(5, ge=1, le=100)
+
+    @field_validator("url")
+    @classmethod
+    def _is_postgresql(cls, url: SecretStr | None) -> SecretStr | None:
+        if url is not None and not _names_a_database(url.get_secret_value()):
+            # Without the URL itself: it holds a password.
+            raise ValueError(
+                "write postgresql://user:password@host:port/name, with the characters @ : / # ? % of a "
+                "password percent-encoded"
+            )
+        return url
 
 
 class ProviderSettings(Section):
@@ -162,7 +172,6 @@ class Settings(BaseSettings):
         env_nested_delimiter="__",
         extra="forbid",
         frozen=True,
-        nested_model_default_partial_update=True,
     )
 
     home: Path = Field(Path("~/.local/share/meta-agent"), validate_default=True)
@@ -188,8 +197,8 @@ class Settings(BaseSettings):
         dotenv_settings: PydanticBaseSettingsSource,
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Environment above file: the file's content arrives as the initial values."""
-        return env_settings, init_settings
+        """What :func:`load_settings` has read and merged, and nothing besides."""
+        return (init_settings,)
 
     def provider(self, name: str) -> ProviderSettings | None:
         """The provider of that name."""
@@ -199,100 +208,86 @@ class Settings(BaseSettings):
 def load_settings(path: Path | None = None, environ: Mapping[str, str] | None = None) -> Settings:
     """Read the file (``META_AGENT_CONFIG``, else ``./meta-agent.yaml`` if it is there) and the environment.
 
-    Raises :class:`ConfigurationError` with file, line and fix.
+    Raises :class:`ConfigurationError` with file, line and fix, and without values, which may be secret.
     """
     environ = os.environ if environ is None else environ
-    named = path or (Path(environ["META_AGENT_CONFIG"]) if environ.get("META_AGENT_CONFIG") else None)
-    source = named or Path("meta-agent.yaml")
-    if named is not None and not named.is_file():
-        raise ConfigurationError(f"{named}: there is no such file; check --config or META_AGENT_CONFIG")
-    text = source.read_text() if source.is_file() else ""
-    document = _parse(source, text)
+    source, text = read_file(path, environ)
+    document = resolve(parse(source, text), source, text, environ)
     if environ.get("META_AGENT_HOME"):
         document["home"] = environ["META_AGENT_HOME"]
+    above = _from_environment(environ)
     try:
-        settings = Settings(**_resolve(document, source, text, environ))
+        settings = Settings(**_merged(document, above))
     except ValidationError as error:
-        raise ConfigurationError(_explain(error, source, text)) from None
+        raise ConfigurationError(_explain(error, source, text, above)) from None
     return _checked(settings, source, text)
 
 
-def _parse(source: Path, text: str) -> dict[str, Any]:
-    try:
-        document = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise ConfigurationError(f"{source}: this is not YAML: {error}") from None
-    if document is None:
-        return {}
-    if not isinstance(document, dict):
-        raise ConfigurationError(f"{source}: the file must hold keys and values at its top level")
-    return document
-
-
-def _resolve(value: Any, source: Path, text: str, environ: Mapping[str, str]) -> Any:
-    if isinstance(value, dict):
-        return {key: _resolve(each, source, text, environ) for key, each in value.items()}
-    if isinstance(value, list):
-        return [_resolve(each, source, text, environ) for each in value]
-    if not isinstance(value, str):
-        return value
-
-    def replace(match: re.Match[str]) -> str:
-        name = match.group(1)
-        if name.startswith("file:"):
-            try:
-                return Path(name.removeprefix("file:")).read_text().strip()
-            except OSError as error:
-                raise ConfigurationError(
-                    f"{_place(source, text, match.group(0))}: cannot read the secret: {error}"
-                ) from None
-        if name not in environ:
+def _from_environment(environ: Mapping[str, str]) -> dict[str, Any]:
+    """What ``META_AGENT__SECTION__KEY`` says, nested as in the file."""
+    given = {name.lower(): value for name, value in environ.items() if name.upper().startswith(_PREFIX)}
+    for name in given:
+        key = name.removeprefix(_PREFIX.lower()).partition("__")[0]
+        if key not in Settings.model_fields:
             raise ConfigurationError(
-                f"{_place(source, text, match.group(0))}: the environment has no {name}; export it, or write the secret as "
-                f"${{file:/path/to/it}}"
+                f"environment {name.upper()}: unknown key {key}; known here: {', '.join(_known(()))}"
             )
-        return environ[name]
-
-    return _REFERENCE.sub(replace, value)
-
-
-def _place(source: Path, text: str, needle: str) -> str:
-    for number, line in enumerate(text.splitlines(), start=1):
-        if needle in line:
-            return f"{source}:{number}"
-    return str(source)
+    source = EnvSettingsSource(Settings)
+    source.env_vars = given
+    try:
+        return source()
+    except SettingsError as error:
+        field = re.search(r'field "(\w+)"', str(error))
+        variable = _PREFIX + (field[1].upper() if field else "...")
+        raise ConfigurationError(f"environment {variable}: a list or mapping is written as JSON") from None
 
 
-def _line_of(text: str, location: tuple[int | str, ...]) -> int | None:
-    """The line of the YAML node that a validation error points at, or of its nearest parent."""
-    node = yaml.compose(text) if text else None
-    line: int | None = None
-    for part in location:
-        if isinstance(node, yaml.MappingNode):
-            pair = next(((key, value) for key, value in node.value if key.value == str(part)), None)
-            if pair is None:
-                return line
-            line, node = pair[0].start_mark.line + 1, pair[1]
-        elif isinstance(node, yaml.SequenceNode) and isinstance(part, int) and part < len(node.value):
-            node = node.value[part]
-            line = node.start_mark.line + 1
-        else:
-            return line
-    return line
+def _merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+    merged = dict(below)
+    for key, value in above.items():
+        old = merged.get(key)
+        merged[key] = _merged(old, value) if isinstance(old, dict) and isinstance(value, dict) else value
+    return merged
 
 
-def _explain(error: ValidationError, source: Path, text: str) -> str:
+def _names_a_database(url: str) -> bool:
+    try:
+        parts = urlsplit(url)
+        _ = parts.port  # raises if it is not a number
+    except ValueError:
+        return False
+    driver_known = parts.scheme in ("postgresql", "postgres", "postgresql+psycopg")
+    return driver_known and len(parts.path) > 1 and "@" not in parts.path
+
+
+def _explain(error: ValidationError, source: Path, text: str, above: Mapping[str, Any]) -> str:
     lines = []
     for each in error.errors(include_url=False, include_input=False):
         location = each["loc"]
-        where = _line_of(text, location)
-        place = f"{source}:{where}" if where else "environment or defaults"
+        place = _origin(location, source, text, above)
         key = ".".join(str(part) for part in location)
         if each["type"] == "extra_forbidden":
             lines.append(f"{place}: unknown key {key}; known here: {', '.join(_known(location[:-1]))}")
+        elif each["type"] == "model_type":
+            lines.append(f"{place}: {key} holds keys and values; known here: {', '.join(_known(location))}")
         else:
-            lines.append(f"{place}: {key}: {each['msg']}")
+            lines.append(f"{place}: {key}: {each['msg'].removeprefix('Value error, ')}")
     return "\n".join(lines)
+
+
+def _origin(location: tuple[int | str, ...], source: Path, text: str, above: Mapping[str, Any]) -> str:
+    """Who said what an error points at: a variable of the environment, or a line of the file."""
+    node: Any = above
+    path: list[str] = []
+    for part in location:
+        if not isinstance(node, Mapping) or part not in node:
+            break
+        path.append(str(part).upper())
+        node = node[part]
+    if path and not isinstance(node, Mapping):
+        return f"environment {_PREFIX}{'__'.join(path)}"
+    where = line_of(text, location)
+    return f"{source}:{where}" if where else str(source)
 
 
 def _known(location: tuple[int | str, ...]) -> list[str]:
@@ -300,38 +295,19 @@ def _known(location: tuple[int | str, ...]) -> list[str]:
     for part in location:
         if isinstance(part, int):
             continue
-        annotation = (
-            model.model_fields[part].annotation if part in getattr(model, "model_fields", {}) else None
-        )
-        inner = getattr(annotation, "__args__", (annotation,))[0]
+        field = model.model_fields.get(part)
+        inner = field and getattr(field.annotation, "__args__", (field.annotation,))[0]
         model = inner if hasattr(inner, "model_fields") else model
     return sorted(model.model_fields)
 
 
 def _checked(settings: Settings, source: Path, text: str) -> Settings:
-    names = [each.name for each in settings.providers]
-    for use_case in settings.use_cases:
-        if use_case.stable.provider not in names:
-            place = _place(source, text, use_case.stable.provider)
-            raise ConfigurationError(
-                f"{place}: use case {use_case.name} is served by provider {use_case.stable.provider}, which is "
-                f"not configured; providers: {', '.join(names) or 'none'}"
-            )
-    for kind, found in (("provider", names), ("use case", [each.name for each in settings.use_cases])):
-        doubled = next((name for name in found if found.count(name) > 1), None)
-        if doubled:
-            raise ConfigurationError(
-                f"{source}: there are two entries for {kind} {doubled}; names are unique"
-            )
-    for provider in settings.providers:
-        if not provider.url and provider.kind not in ("anthropic", "litellm"):
-            raise ConfigurationError(
-                f"{source}: provider {provider.name} of kind {provider.kind} needs a base_url"
-            )
+    for problem in _contradictions(settings, source, text):
+        raise ConfigurationError(problem)
     base = source.parent if source.is_file() else Path.cwd()
     return settings.model_copy(
         update={
-            "home": settings.home.expanduser(),
+            "home": settings.home.expanduser().absolute(),
             "policies": settings.policies and _absolute(base, settings.policies),
             "use_cases": tuple(
                 each.model_copy(update={"suite": each.suite and _absolute(base, each.suite)})
@@ -339,6 +315,31 @@ def _checked(settings: Settings, source: Path, text: str) -> Settings:
             ),
         }
     )
+
+
+def _contradictions(settings: Settings, source: Path, text: str) -> Iterator[str]:
+    """What no key alone can tell."""
+    names = [each.name for each in settings.providers]
+    use_cases = [each.name for each in settings.use_cases]
+    for section, kind, found in (("providers", "provider", names), ("use_cases", "use case", use_cases)):
+        for place, name in enumerate(found):
+            if name in found[:place]:
+                where = _origin((section, place, "name"), source, text, {})
+                yield f"{where}: there are two entries for {kind} {name}; names are unique"
+    for place, provider in enumerate(settings.providers):
+        if not provider.url and provider.kind not in ("anthropic", "litellm"):
+            where = _origin(("providers", place), source, text, {})
+            yield f"{where}: provider {provider.name} of kind {provider.kind} needs a base_url"
+    for place, use_case in enumerate(settings.use_cases):
+        if use_case.stable.provider not in names:
+            where = _origin(("use_cases", place, "stable", "provider"), source, text, {})
+            yield (
+                f"{where}: use case {use_case.name} is served by provider {use_case.stable.provider}, "
+                f"which is not configured; providers: {', '.join(names) or 'none'}"
+            )
+    if settings.gateway.port == settings.control.port and settings.gateway.host == settings.control.host:
+        where = _origin(("control", "port"), source, text, {})
+        yield f"{where}: gateway and control have the same port {settings.control.port}; change one"
 
 
 def _absolute(base: Path, path: Path) -> Path:

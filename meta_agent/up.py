@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import fcntl
 import os
 import signal
-import socket
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -22,13 +22,17 @@ from rich.console import Console
 
 from meta_agent.demo import keys
 from meta_agent.demo.personas import PERSONAS
-from meta_agent.runtime import open_database_url
+from meta_agent.runtime import executor_lock, open_database_url, prepare_home, refuse_used_port
 from meta_agent.settings import ConfigurationError, Settings
 from meta_agent.supervisor import ProcessSpec, StartError, Supervisor
+from storage.database import Database, DatabaseUnavailable, lock_is_held
 
 ROOT = Path(__file__).parent.parent
 DEMO_CONFIG = ROOT / "examples" / "demo" / "meta-agent.yaml"
 STORY_TELLER = ROOT / "examples" / "story_teller" / "story_teller.py"
+
+#: How long the processes of an `up` that was killed may take to end.
+_ENDING_SECONDS = 20.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,11 +45,12 @@ class DemoOptions:
 
 
 @contextlib.contextmanager
-def only_one(home: Path) -> Iterator[None]:
-    """Hold the installation's lock. Raises :class:`ConfigurationError` when somebody else does."""
-    home.mkdir(parents=True, exist_ok=True)
-    lock = home / "up.lock"
-    with lock.open("a+") as file:
+def only_one(home: Path) -> Iterator[bool]:
+    """Hold the installation's lock; yields whether its last holder was killed.
+
+    Raises :class:`ConfigurationError` when somebody holds it now.
+    """
+    with (home / "up.lock").open("a+") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
@@ -54,10 +59,13 @@ def only_one(home: Path) -> Iterator[None]:
                 f"{home} is in use by `meta-agent up` with process id {file.read().strip() or 'unknown'}; "
                 "stop it, or set META_AGENT_HOME to another directory"
             ) from None
+        file.seek(0)
+        was_killed = bool(file.read())
         file.truncate(0)
         file.write(str(os.getpid()))
         file.flush()
-        yield
+        yield was_killed
+        file.truncate(0)
 
 
 def refuse_used_ports(settings: Settings, demo: bool) -> None:
@@ -73,15 +81,19 @@ def refuse_used_ports(settings: Settings, demo: bool) -> None:
             if each.name in PERSONAS
         ]
     for what, host, port, setting in wanted:
-        with contextlib.closing(socket.socket()) as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                probe.bind((host, port))
-            except OSError as error:
-                raise ConfigurationError(
-                    f"port {port} on {host}, for the {what}, cannot be used: {error.strerror}. "
-                    f"Stop whoever uses it, or choose another by {setting}"
-                ) from None
+        refuse_used_port(what, host, port, setting)
+
+
+async def _ports_are_free(settings: Settings, demo: bool, patience: float) -> None:
+    """Refuse used ports, after giving the processes of an ``up`` that was killed the time to end."""
+    until = asyncio.get_running_loop().time() + patience
+    while True:
+        try:
+            return refuse_used_ports(settings, demo)
+        except ConfigurationError:
+            if asyncio.get_running_loop().time() > until:
+                raise
+        await asyncio.sleep(0.2)
 
 
 def _address(url: str) -> tuple[str, int]:
@@ -90,16 +102,23 @@ def _address(url: str) -> tuple[str, int]:
 
 
 async def up(settings: Settings, config: Path | None, demo: DemoOptions | None, console: Console) -> int:
-    """Run until Ctrl-C; returns the exit code."""
+    """Run until Ctrl-C; returns the exit code. Raises :class:`ConfigurationError`."""
     stop = asyncio.Event()
-    for each in (signal.SIGTERM, signal.SIGINT):
+    for each in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         asyncio.get_running_loop().add_signal_handler(each, stop.set)
-    with only_one(settings.home):
-        refuse_used_ports(settings, demo is not None)
-        with contextlib.ExitStack() as stack:
-            with console.status("starting PostgreSQL"):
-                url = stack.enter_context(open_database_url(settings))
-            return await _run(settings, config, url, demo, console, stop)
+    prepare_home(settings.home)
+    with only_one(settings.home) as was_killed:
+        try:
+            await _ports_are_free(settings, demo is not None, _ENDING_SECONDS if was_killed else 0)
+            with contextlib.ExitStack() as stack:
+                with console.status("starting PostgreSQL"):
+                    url = stack.enter_context(open_database_url(settings))
+                return await _run(settings, config, url, demo, console, stop)
+        except ConfigurationError:
+            await asyncio.sleep(0)  # for the signal to arrive: Ctrl-C reaches the tools of PostgreSQL too
+            if stop.is_set():
+                return 0
+            raise
 
 
 async def _run(
@@ -114,38 +133,88 @@ async def _run(
     if config is not None:
         env["META_AGENT_CONFIG"] = str(config)
     supervisor = Supervisor(settings.home / "logs")
+    starting = asyncio.create_task(_start(settings, env, url, demo, console, supervisor))
+    stopping = asyncio.create_task(stop.wait())
+    code = 0
     try:
-        with console.status("migrating the database") as status:
-            await _once("migrate", env)
-            if demo is not None:
-                await keys.issue(url, settings)
-            for spec in _specs(settings, env, demo):
-                status.update(f"starting {spec.name}")
-                await supervisor.start(spec)
-                if stop.is_set():
-                    return 0
-        _announce(settings, demo, console)
-        await stop.wait()
-        return 0
+        await asyncio.wait({starting, stopping}, return_when=asyncio.FIRST_COMPLETED)
+        if not stop.is_set():
+            starting.result()
+            _announce(settings, demo, console)
+            await stopping
     except StartError as error:
-        console.print(f"[red]{error}[/red]")
-        return 1
+        console.print(str(error), style="red", markup=False, highlight=False, soft_wrap=True)
+        code = 1
     finally:
-        with console.status("stopping"):
-            await supervisor.stop()
-        console.print("stopped; everything is kept in", str(settings.home))
+        for task in (starting, stopping):
+            task.cancel()
+        await asyncio.gather(starting, stopping, return_exceptions=True)
+        await supervisor.stop()
+    console.print(f"stopped; everything is kept in {settings.home}", markup=False, soft_wrap=True)
+    return code
+
+
+async def _start(
+    settings: Settings,
+    env: dict[str, str],
+    url: str,
+    demo: DemoOptions | None,
+    console: Console,
+    supervisor: Supervisor,
+) -> None:
+    with console.status("migrating the database") as status:
+        await _once("migrate", env)
+        if demo is not None:
+            await keys.issue(url, settings)
+        for spec in _specs(settings, env, demo):
+            status.update(f"starting {spec.name}")
+            if spec.name == "worker":
+                await _worker_id_is_free(settings.worker.id, url)
+                spec = dataclasses.replace(spec, ready=lambda: _worker_runs(settings.worker.id, url))
+            await supervisor.start(spec)
+
+
+async def _worker_runs(worker_id: str, url: str) -> bool:
+    """Whether anybody works under that id."""
+    database = Database(url, pool_size=1)
+    try:
+        async with database.connection() as connection:
+            return await lock_is_held(connection, executor_lock(worker_id))
+    except DatabaseUnavailable:
+        return False
+    finally:
+        await database.close()
+
+
+async def _worker_id_is_free(worker_id: str, url: str) -> None:
+    """Give a worker whose supervisor was killed the time to end. Raises :class:`StartError`."""
+    until = asyncio.get_running_loop().time() + _ENDING_SECONDS
+    while await _worker_runs(worker_id, url):
+        if asyncio.get_running_loop().time() > until:
+            raise StartError(
+                f"another worker is running as {worker_id} on this database; "
+                "give this one another id by META_AGENT__WORKER__ID"
+            )
+        await asyncio.sleep(0.2)
 
 
 async def _once(command: str, env: dict[str, str]) -> None:
     process = await asyncio.create_subprocess_exec(
         *_meta_agent(command),
         env={**os.environ, **env},
+        stdin=asyncio.subprocess.DEVNULL,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.STDOUT,
+        start_new_session=True,  # Ctrl-C is ours to pass on
     )
-    output, _ = await process.communicate()
+    try:
+        output, _ = await process.communicate()
+    finally:
+        if process.returncode is None:
+            process.terminate()
+            await process.wait()
     if process.returncode:
-        raise StartError(f"meta-agent {command} failed:\n{output.decode(errors='replace')}")
+        raise StartError(f"meta-agent {command} failed:\n{output.decode(errors='replace').rstrip()}")
 
 
 def _meta_agent(command: str) -> list[str]:
@@ -155,16 +224,18 @@ def _meta_agent(command: str) -> list[str]:
 def _specs(settings: Settings, env: dict[str, str], demo: DemoOptions | None) -> Iterator[ProcessSpec]:
     if demo is not None:
         yield from _fleet(settings)
-    gateway, control = settings.gateway.base_url, settings.control.base_url
-    yield ProcessSpec(
-        name="gateway", argv=_meta_agent("gateway"), env=env, ready_url=f"{gateway}/healthz/ready"
-    )
-    yield ProcessSpec(
-        name="control", argv=_meta_agent("control"), env=env, ready_url=f"{control}/healthz/ready"
-    )
+    for name, server in (("gateway", settings.gateway), ("control", settings.control)):
+        # Asked on this machine, wherever others reach it.
+        ready = f"http://{_reachable(server.host)}:{server.port}/healthz/ready"
+        yield ProcessSpec(name=name, argv=_meta_agent(name), env=env, ready_url=ready)
     yield ProcessSpec(name="worker", argv=_meta_agent("worker"), env=env)
     if demo is not None:
         yield from _players(settings, demo)
+
+
+def _reachable(host: str) -> str:
+    """Where to find who listens on a host: all addresses of a machine are also its loopback."""
+    return {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, host)  # noqa: S104  # compared, never bound
 
 
 def _fleet(settings: Settings) -> Iterator[ProcessSpec]:
@@ -187,7 +258,9 @@ def _players(settings: Settings, demo: DemoOptions) -> Iterator[ProcessSpec]:
         argv += (
             ["--no-approve"] if demo.approve_after is None else ["--approve-after", str(demo.approve_after)]
         )
-        yield ProcessSpec(name="director", argv=[*argv, "--key-file", str(secrets / f"{keys.NIGHT_SHIFT}.key")])
+        yield ProcessSpec(
+            name="director", argv=[*argv, "--key-file", str(secrets / f"{keys.NIGHT_SHIFT}.key")]
+        )
     if demo.traffic:
         argv = [sys.executable, str(STORY_TELLER), "--gateway", f"{settings.gateway.base_url}/v1"]
         argv += ["--rps", str(demo.rps)]
@@ -200,8 +273,11 @@ def _announce(settings: Settings, demo: DemoOptions | None, console: Console) ->
     console.print()
     console.print("[bold]Meta Agent is up.[/bold]")
     console.print(f"  Console   {settings.control.base_url}")
-    password = (secrets / "admin-password").read_text().strip()
-    console.print(f"            user admin, password {password}", soft_wrap=True)
+    password = secrets / "admin-password"
+    if password.is_file():  # else the database knew its admin before this directory was made
+        console.print(
+            f"            user admin, password {password.read_text().strip()}", soft_wrap=True, markup=False
+        )
     console.print(f"  Gateway   {settings.gateway.base_url}/v1")
     if demo is not None:
         key = (secrets / "story-teller.key").read_text().strip()

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from policies.facts import Facts
+from policies.facts import NEVER_HOURS, Facts
 from policies.policy import (
     DEFAULT_ROLES,
     OBSERVING_TOOLS,
@@ -265,4 +265,9 @@ def _word(value: object) -> str:
         return "unknown"
     if isinstance(value, bool):
         return "yes" if value else "no"
-    return f"{value:g}" if isinstance(value, int | float) else str(value)
+    if not isinstance(value, int | float):
+        return str(value)
+    if value >= NEVER_HOURS:
+        return "never"
+    # No powers of ten on a page that people decide by.
+    return f"{value:g}" if value == 0 or value >= 0.0001 else "less than 0.001"

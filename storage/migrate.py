@@ -31,7 +31,7 @@ def configuration(connection: Connection | None = None) -> Config:
 
 def migrate(url: str) -> None:
     """Bring a database to the newest revision; nothing happens if it is there."""
-    engine = create_engine(sqlalchemy_url(url), poolclass=NullPool)
+    engine = create_engine(sqlalchemy_url(url), poolclass=NullPool, connect_args={"connect_timeout": 5})
     with engine.connect() as connection:
         connection.execute(text(_LOCK))
         connection.commit()
@@ -45,10 +45,15 @@ def migrate(url: str) -> None:
 
 
 def pending(url: str) -> list[str]:
-    """Revisions that the database does not have yet, oldest first."""
+    """Revisions that the database does not have yet, oldest first.
+
+    None of a database that a newer version has migrated: this one keeps working beside it.
+    """
     script = ScriptDirectory.from_config(configuration())
-    engine = create_engine(sqlalchemy_url(url), poolclass=NullPool)
+    engine = create_engine(sqlalchemy_url(url), poolclass=NullPool, connect_args={"connect_timeout": 5})
     with engine.connect() as connection:
         current = MigrationContext.configure(connection).get_current_revision()
     engine.dispose()
+    if current is not None and current not in {each.revision for each in script.walk_revisions()}:
+        return []
     return [each.revision for each in script.iterate_revisions("head", current)][::-1]

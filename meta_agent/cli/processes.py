@@ -6,17 +6,21 @@ Each imports what it runs inside its function: a gateway must never load the age
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from meta_agent.cli.failures import Exit
 from meta_agent.settings import ConfigurationError, Settings, load_settings
 
 if TYPE_CHECKING:
     from gateway.settings import GatewayConfig
+    from meta_agent.settings import ControlSettings, GatewaySettings
 
 Config = Annotated[Path | None, typer.Option("--config", help="settings file; default: META_AGENT_CONFIG")]
 
@@ -30,12 +34,23 @@ def register(app: typer.Typer) -> None:
     app.command("migrate")(migrate)
 
 
-def _settings(config: Path | None) -> Settings:
+@contextlib.contextmanager
+def _sentences(code: Exit) -> Iterator[None]:
+    """A problem that its reader can solve ends the process without a traceback."""
     try:
-        settings = load_settings(config)
+        yield
     except ConfigurationError as error:
-        typer.echo(str(error), err=True)
-        raise typer.Exit(2) from None
+        raise _ended(str(error), code) from None
+
+
+def _ended(message: str, code: Exit) -> typer.Exit:
+    typer.echo(message, err=True)
+    return typer.Exit(code)
+
+
+def _settings(config: Path | None) -> Settings:
+    with _sentences(Exit.USAGE):
+        settings = load_settings(config)
     logging.basicConfig(
         level=settings.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s"
     )
@@ -47,9 +62,9 @@ def _settings(config: Path | None) -> Settings:
 def up(
     config: Config = None,
     demo: Annotated[bool, typer.Option("--demo", help="with simulated providers and traffic")] = False,
-    rps: Annotated[float, typer.Option(help="demo: requests per second of the application")] = 20.0,
+    rps: Annotated[float, typer.Option(min=0.1, help="demo: requests per second of the application")] = 20.0,
     approve_after: Annotated[
-        float, typer.Option(help="demo: seconds until the operator on duty approves")
+        float, typer.Option(min=0, help="demo: seconds until the operator on duty approves")
     ] = 20.0,
     no_approve: Annotated[bool, typer.Option("--no-approve", help="demo: leave approvals to you")] = False,
     no_traffic: Annotated[bool, typer.Option("--no-traffic", help="demo: without the application")] = False,
@@ -62,26 +77,35 @@ def up(
     named = config or (Path(os.environ["META_AGENT_CONFIG"]) if os.environ.get("META_AGENT_CONFIG") else None)
     chosen = named or (composition.DEMO_CONFIG if demo else None)
     settings = _settings(chosen)
+    _check_files(settings)
     options = composition.DemoOptions(
         rps=rps, approve_after=None if no_approve else approve_after, traffic=not no_traffic
     )
-    try:
+    with _sentences(Exit.FAILED):
         code = asyncio.run(composition.up(settings, chosen, options if demo else None, Console()))
-    except ConfigurationError as error:
-        typer.echo(str(error), err=True)
-        raise typer.Exit(1) from None
     raise typer.Exit(code)
+
+
+def _check_files(settings: Settings) -> None:
+    """Refuse what the settings point at, before anything is started."""
+    from meta_agent.bootstrap import check_declarations
+    from meta_agent.runtime import read_policy
+
+    with _sentences(Exit.USAGE):
+        read_policy(settings)
+        check_declarations(settings)
 
 
 def migrate(config: Config = None) -> None:
     """Bring the database to what this version needs, and to what the settings declare."""
     from meta_agent.bootstrap import bootstrap
-    from meta_agent.runtime import open_database_url
+    from meta_agent.runtime import open_database_url, prepare_home
     from pipelines import engine
     from storage.database import Database
     from storage.migrate import migrate as migrate_tables
 
     settings = _settings(config)
+    _check_files(settings)
 
     async def fill(url: str) -> None:
         database = Database(url)
@@ -90,22 +114,48 @@ def migrate(config: Config = None) -> None:
         finally:
             await database.close()
 
-    try:
-        with open_database_url(settings) as url:
+    with _sentences(Exit.FAILED):
+        prepare_home(settings.home)
+        with open_database_url(settings) as url, _reachable_database():
             migrate_tables(url)
             engine.prepare(url)
             asyncio.run(fill(url))
-    except ConfigurationError as error:
-        typer.echo(str(error), err=True)
-        raise typer.Exit(2) from None
+
+
+@contextlib.contextmanager
+def _reachable_database() -> Iterator[None]:
+    from storage.database import DatabaseUnavailable
+
+    try:
+        yield
+    except DatabaseUnavailable as error:
+        reason = str(error).strip().partition("\n")[0]
+        raise _ended(
+            f"the database cannot be used: {reason}. Start the server, and check database.url: host, port, "
+            "name, user, password",
+            Exit.UNREACHABLE,
+        ) from None
+
+
+def _refuse_old_tables(url: str) -> None:
+    """Who reads and writes more than routes does not start on a database that lacks tables."""
+    from storage.migrate import pending
+
+    with _reachable_database():
+        missing = [each for each in pending(url) if not each.endswith("_post")]
+    if missing:
+        names = ", ".join(missing)
+        raise _ended(f"the database lacks {names}: run `meta-agent migrate` first", Exit.FAILED)
 
 
 def gateway(config: Config = None) -> None:
     """Run the data plane."""
     settings = _settings(config)
+    url = _database_url(settings)
+    _prepare_server(settings, "gateway", settings.gateway)
     from gateway.app import serve
 
-    serve(gateway_config(settings, _database_url(settings)))
+    serve(gateway_config(settings, url))
 
 
 def gateway_config(settings: Settings, url: str) -> GatewayConfig:
@@ -138,13 +188,18 @@ def gateway_config(settings: Settings, url: str) -> GatewayConfig:
 def control(config: Config = None) -> None:
     """Run the control plane's API and console."""
     settings = _settings(config)
+    url = _database_url(settings)
     import uvicorn
 
     from meta_agent.api.app import create_app
     from meta_agent.runtime import read_policy
     from storage.database import Database
 
-    app = create_app(Database(_database_url(settings)), settings, read_policy(settings))
+    with _sentences(Exit.USAGE):
+        policy = read_policy(settings)
+    _refuse_old_tables(url)
+    _prepare_server(settings, "control", settings.control)
+    app = create_app(Database(url), settings, policy)
     uvicorn.run(
         app,
         host=settings.control.host,
@@ -159,18 +214,51 @@ def control(config: Config = None) -> None:
 def worker(config: Config = None) -> None:
     """Run pipelines and the agent's loop."""
     settings = _settings(config)
+    url = _database_url(settings)
+    _check_files(settings)
+    _refuse_old_tables(url)
+    from meta_agent.runtime import prepare_home
     from meta_agent.worker import work
 
-    asyncio.run(work(settings, _database_url(settings)))
+    with _sentences(Exit.FAILED):
+        prepare_home(settings.home)
+    with _reachable_database():
+        asyncio.run(_refuse_used_id(settings, url))
+    asyncio.run(work(settings, url))
+
+
+async def _refuse_used_id(settings: Settings, url: str) -> None:
+    from meta_agent.runtime import executor_lock
+    from storage.database import Database, lock_is_held
+
+    database = Database(url, pool_size=1)
+    try:
+        async with database.connection() as connection:
+            used = await lock_is_held(connection, executor_lock(settings.worker.id))
+    finally:
+        await database.close()
+    if used:
+        raise _ended(
+            f"another worker is running as {settings.worker.id} on this database; "
+            "give this one another id by META_AGENT__WORKER__ID",
+            Exit.FAILED,
+        )
+
+
+def _prepare_server(settings: Settings, name: str, server: GatewaySettings | ControlSettings) -> None:
+    from meta_agent.runtime import prepare_home, refuse_used_port
+
+    with _sentences(Exit.FAILED):
+        prepare_home(settings.home)
+        refuse_used_port(name, server.host, server.port, f"META_AGENT__{name.upper()}__PORT")
 
 
 def _database_url(settings: Settings) -> str:
     """Servers do not start a database: `up`, or whoever deploys them, has done that."""
     if settings.database.url is None:
-        typer.echo(
-            "there is no database URL: set META_AGENT__DATABASE__URL (or database.url), or run `meta-agent up`, "
-            "which brings a database of its own",
-            err=True,
+        raise _ended(
+            "there is no database URL: set META_AGENT__DATABASE__URL (or database.url), "
+            "or run `meta-agent up`, which brings a database of its own",
+            Exit.USAGE,
         )
-        raise typer.Exit(2)
     return settings.database.url.get_secret_value()

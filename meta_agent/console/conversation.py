@@ -11,6 +11,7 @@ from fastapi.responses import Response, StreamingResponse
 from meta_agent import chat
 from meta_agent.access import Identity
 from meta_agent.callers import Caller, World
+from meta_agent.chat_answers import HELP
 from meta_agent.console.rendering import page, render, see
 from meta_agent.services import Services
 from storage.chat import ChatMessage
@@ -30,7 +31,9 @@ def _thread(identity: Identity) -> str:
 async def chat_page(request: Request, services: World, caller: Caller) -> Response:
     """The conversation so far, and the form."""
     messages = await chat.history(services, _thread(caller))
-    return await page(request, services, caller, "chat.html", messages=messages, suggestions=SUGGESTIONS)
+    return await page(
+        request, services, caller, "chat.html", messages=messages, suggestions=SUGGESTIONS, welcome=HELP
+    )
 
 
 @router.post("/chat")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request
@@ -10,7 +11,9 @@ from fastapi.responses import Response
 from meta_agent.callers import Caller, World
 from meta_agent.console.rendering import page
 from meta_agent.services import Services
-from storage import audit, decisions, interactions, proposals, use_cases
+from storage import audit, decisions, deployments, interactions, proposals, registry, use_cases
+from storage.database import Connection
+from storage.decisions import Decision
 
 router = APIRouter()
 
@@ -29,10 +32,25 @@ async def _decisions(services: Services, use_case: str) -> dict[str, Any]:
         return {
             "decisions": found,
             "proposals": filed,
+            "names": await _names(connection, found),
             "cycles": await decisions.list_cycles(connection, 15),
             "use_cases": await use_cases.list_all(connection),
             "use_case": use_case,
         }
+
+
+async def _names(connection: Connection, found: Iterable[Decision]) -> dict[str, str]:
+    """What the ids in the actions stand for."""
+    names: dict[str, str] = {}
+    for decision in found:
+        arguments = (decision.action or {}).get("arguments") or {}
+        for release_id in {arguments.get("release_id")} - {None, *names}:
+            release = await deployments.find_release(connection, str(release_id))
+            names |= {str(release_id): f"{release.provider}/{release.model}"} if release else {}
+        for offering_id in {arguments.get("offering_id")} - {None, *names}:
+            offering = await registry.find_offering(connection, str(offering_id))
+            names |= {str(offering_id): f"{offering.provider}/{offering.model}"} if offering else {}
+    return names
 
 
 @router.get("/decisions")

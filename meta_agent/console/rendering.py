@@ -35,6 +35,7 @@ NOTICES: Mapping[str, str] = {
 _environment = jinja2.Environment(
     loader=jinja2.FileSystemLoader(HERE / "templates"),
     autoescape=True,
+    auto_reload=False,  # code and templates of one version only, also while files are being replaced
     # Documents in JSONB columns are other parts' affair: a key that one leaves out is a dash, not a crash.
     undefined=jinja2.ChainableUndefined,
     trim_blocks=True,
@@ -58,6 +59,7 @@ _environment.filters.update(
     tone=formats.tone,
     words=formats.words,
     measured=formats.measured,
+    sentence=formats.sentence,
     compact=_known(formats.compact),
     ms=_known(formats.milliseconds),
     number=_known(formats.number),

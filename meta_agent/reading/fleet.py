@@ -121,9 +121,6 @@ def rollout_steps(row: Rollout) -> list[RolloutStepRead]:
     """The plan's steps, each with how far the rollout got in it."""
     shadow, canary = row.plan.get("shadow"), row.plan.get("canary") or []
     steps = [
-        RolloutStepRead(label="Shadow", weight=0.0, status="ahead", needed=shadow.get("min_pairs"))
-    ] * bool(shadow)
-    steps += [
         RolloutStepRead(
             label=f"{float(each['weight']) * 100:g} %",
             weight=float(each["weight"]),
@@ -132,6 +129,9 @@ def rollout_steps(row: Rollout) -> list[RolloutStepRead]:
         )
         for each in canary
     ]
+    if shadow:
+        needed = shadow.get("min_pairs")
+        steps.insert(0, RolloutStepRead(label="Shadow", weight=0.0, status="ahead", needed=needed))
     at = _position(row, bool(shadow))
     seen = _units_seen(row.analysis or {})
     return [

@@ -135,12 +135,12 @@ def test_the_chart_follows_the_measurements(visit: Visit, console: Console) -> N
         visitor.page.expect_response(lambda answer: "after=" in answer.url and answer.json() != []),
         psycopg.connect(console.database_url, autocommit=True) as connection,
     ):
-            connection.execute(
-                "insert into rollout_measurements (rollout_id, at, state, step, weight, phase, metrics)"
-                " select rollout_id, now(), state, step, weight, phase, metrics from rollout_measurements"
-                " where rollout_id = %s order by id desc limit 1",
-                (console.seeded.running,),
-            )
+        connection.execute(
+            "insert into rollout_measurements (rollout_id, at, state, step, weight, phase, metrics)"
+            " select rollout_id, now(), state, step, weight, phase, metrics from rollout_measurements"
+            " where rollout_id = %s order by id desc limit 1",
+            (console.seeded.running,),
+        )
     visitor.page.select_option("[data-metric]", "latency")
     visitor.page.wait_for_selector(".uplot canvas")
     assert visitor.complaints == []

@@ -204,6 +204,11 @@ class Operator:
             return waiting[0] if waiting else None
 
         proposal = await until("a proposal waits for approval", look, 90)
+        await self.say_yes(proposal)
+        return proposal
+
+    async def say_yes(self, proposal: dict[str, Any]) -> None:
+        """Approve exactly what was listed."""
         answer = await self.http.post(
             "approvals",
             json={
@@ -214,7 +219,6 @@ class Operator:
             },
         )
         answer.raise_for_status()
-        return proposal
 
 
 class Readers:

@@ -114,6 +114,13 @@
       [line("--series-candidate"), line("--series-limit", { dash: [6, 4], width: 1.5, points: { show: false } })], ["e-value", "aborts at"], significant);
   }
 
+  // Begin with what speaks most against the candidate.
+  function chooseMetric(metrics) {
+    const weighed = metrics.filter((each) => formats[each.name] && each.threshold > 0);
+    weighed.sort((a, b) => b.e_value / b.threshold - a.e_value / a.threshold);
+    if (weighed.length) select.value = weighed[0].name;
+  }
+
   let loading = false;
   async function load() {
     if (loading) return;
@@ -123,6 +130,7 @@
       const answer = await fetch("/api/v1/rollouts/" + encodeURIComponent(id) + "/measurements?limit=5000&after=" + after);
       if (!answer.ok) return;
       const fresh = await answer.json();
+      if (!rows.length && fresh.length) chooseMetric(fresh[fresh.length - 1].metrics || []);
       if (fresh.length || !plots.length) { rows = rows.concat(fresh); draw(); }
     } catch (error) {
       // The stream's light says that the server is away; the chart keeps what it has.
