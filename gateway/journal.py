@@ -11,7 +11,7 @@ import fcntl
 import logging
 import os
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,9 +21,12 @@ import orjson
 _log = logging.getLogger(__name__)
 
 _PATTERN = "*.jsonl"
-_MEMORY_ROWS = 1000  #: lines that may wait in memory while the disk refuses; older ones are lost
+_MEMORY_BYTES = 64 * 1024 * 1024  #: of lines that wait in memory while the disk refuses; older ones are lost
+_SEGMENT_BYTES = 8 * 1024 * 1024  #: after which a segment is closed: the shipper reads one at a time
 INTERACTION = "interaction"
 FEEDBACK = "feedback"
+#: How the lines of each kind begin. Only their frame is read here: their inside is PostgreSQL's to read.
+_STARTS = tuple((kind, b'{"%s":' % kind.encode()) for kind in (INTERACTION, FEEDBACK))
 
 
 class SpoolInUseError(Exception):
@@ -32,10 +35,10 @@ class SpoolInUseError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """What was read from segments, in order."""
+    """What was read from segments, in order: JSON objects that nobody has looked into."""
 
-    interactions: list[dict[str, Any]]
-    feedback: list[dict[str, Any]]
+    interactions: list[bytes]
+    feedback: list[bytes]
     torn: int  #: lines that a crash or a full disk left incomplete
 
     @property
@@ -57,7 +60,8 @@ class Journal:
         self._number = last
         self._fd: int | None = None
         self._size = 0
-        self._in_memory: deque[bytes] = deque(maxlen=_MEMORY_ROWS)
+        self._in_memory: deque[bytes] = deque()
+        self._memory_size = 0
         self.open_rows = 0  #: written since the last rotation
         self.failures = 0  #: lines that the disk refused, since the start
         self.lost = 0  #: lines that found no place in memory either
@@ -69,7 +73,7 @@ class Journal:
         try:
             self._write(line)
         except OSError as error:
-            self._keep_in_memory(line, error)
+            self._keep_in_memory(line.removesuffix(b"\n"), error)
         else:
             self.failing = None
         self.open_rows += 1
@@ -84,6 +88,8 @@ class Journal:
             os.ftruncate(self._fd, self._size)
             raise OSError("the disk is full")
         self._size += written
+        if self._size > _SEGMENT_BYTES:
+            self._close_segment()
 
     def _open_segment(self) -> int:
         self._number += 1
@@ -100,19 +106,28 @@ class Journal:
             )
         self.failing = str(error)
         self.failures += 1
-        if len(self._in_memory) == _MEMORY_ROWS:
-            self.lost += 1
         self._in_memory.append(line)
+        self._memory_size += len(line)
+        self._bound_memory()
+
+    def _bound_memory(self) -> None:
+        while self._memory_size > _MEMORY_BYTES:
+            self._memory_size -= len(self._in_memory.popleft())
+            self.lost += 1
 
     # -- for the shipper
 
     def rotate(self) -> None:
         """Close the current segment, so that it can be shipped."""
         if self._fd is not None:
-            os.close(self._fd)
-            self._fd = None
-            self._closed.append(self._path(self._number))
+            self._close_segment()
         self.open_rows = 0
+
+    def _close_segment(self) -> None:
+        assert self._fd is not None
+        os.close(self._fd)
+        self._fd = None
+        self._closed.append(self._path(self._number))
 
     @property
     def closed(self) -> tuple[Path, ...]:
@@ -124,20 +139,25 @@ class Journal:
         segment.unlink(missing_ok=True)
         self._closed.remove(segment)
 
-    def set_aside(self, record: dict[str, Any]) -> None:
+    def set_aside(self, record: bytes) -> None:
         """Keep a record that the database refuses apart, for a person to look at."""
         path = self._directory / "refused.ndjson"
-        with path.open("ab") as file:
-            file.write(orjson.dumps(record, default=str) + b"\n")
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+        with open(descriptor, "ab") as file:
+            file.write(record + b"\n")
 
     def take_memory(self) -> list[bytes]:
-        """The lines that could not be written, to be shipped without the disk."""
-        return list(self._in_memory)
+        """The lines that could not be written, to be shipped without the disk, or to be put back."""
+        lines = list(self._in_memory)
+        self._in_memory.clear()
+        self._memory_size = 0
+        return lines
 
-    def drop_memory(self, count: int) -> None:
-        """Forget the oldest lines of those: they are stored."""
-        for _ in range(min(count, len(self._in_memory))):
-            self._in_memory.popleft()
+    def put_back(self, lines: list[bytes]) -> None:
+        """Lines that were taken and not shipped: they wait again, before those that came since."""
+        self._in_memory.extendleft(reversed(lines))
+        self._memory_size += sum(map(len, lines))
+        self._bound_memory()
 
     def close(self) -> None:
         """Stop writing and free the directory."""
@@ -145,15 +165,16 @@ class Journal:
         os.close(self._lock)
 
 
-def read_lines(lines: list[bytes]) -> Batch:
+def read_lines(lines: Iterable[bytes]) -> Batch:
     """The records of some lines; a line that is not whole is skipped and counted."""
-    batch: dict[str, list[dict[str, Any]]] = {INTERACTION: [], FEEDBACK: []}
+    batch: dict[str, list[bytes]] = {INTERACTION: [], FEEDBACK: []}
     torn = 0
     for line in lines:
-        try:
-            ((kind, row),) = orjson.loads(line).items()
-            batch[kind].append(row)
-        except (orjson.JSONDecodeError, AttributeError, ValueError, KeyError):
+        for kind, start in _STARTS:
+            if line.startswith(start) and line.endswith(b"}}"):
+                batch[kind].append(line[len(start) : -1])
+                break
+        else:
             torn += 1
     return Batch(batch[INTERACTION], batch[FEEDBACK], torn)
 

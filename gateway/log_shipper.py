@@ -10,19 +10,18 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 from gateway.journal import Batch, Journal, read_lines
 from storage.database import Database, DatabaseUnavailable
-from storage.interactions import copy_batch
+from storage.interactions import copy_documents, is_row_fault, words_of
 
 _log = logging.getLogger(__name__)
 
-_ROWS_AT_ONCE = 40  #: so that encoding a batch never stops the event loop for long
+_BATCH_BYTES = 1024 * 1024  #: so that no batch stops the event loop for long
 _LONGEST_PAUSE = 5.0
-_ATTEMPTS = 3  #: of a batch, with the database up, before its rows are tried one by one
+_STORE_SECONDS = 30.0  #: after which a database that hangs counts as away
 
 
 class LogShipper:
@@ -36,7 +35,6 @@ class LogShipper:
         self._something = asyncio.Event()
         self._something.set()  # what an earlier process left is shipped at once
         self._plenty = asyncio.Event()
-        self._attempts = 0
         self.shipped = 0
         self.torn = 0
         self.refused = 0
@@ -83,25 +81,32 @@ class LogShipper:
         if self.failing is not None:
             _log.warning("log shipper: the database takes interactions again")
         self.failing = None
-        self._attempts = 0
         return True
 
     def _note_failure(self, error: Exception) -> None:
         if self.failing is None:
-            _log.warning("log shipper: the database takes no interactions, they wait on disk: %s", error)
-        self.failing = str(error) or type(error).__name__
+            _log.warning(
+                "log shipper: the database takes no interactions, they wait on disk: %s", words_of(error)
+            )
+        self.failing = words_of(error)
 
     async def _ship_all(self) -> None:
         self._journal.rotate()
         for segment in self._journal.closed:
             await self._ship_segment(segment)
         lines = self._journal.take_memory()
-        if lines:
+        try:
             await self._ship_lines(lines)
-            self._journal.drop_memory(len(lines))
+        except BaseException:
+            self._journal.put_back(lines)
+            raise
 
     async def _ship_segment(self, segment: Path) -> None:
-        lines = (await asyncio.to_thread(segment.read_bytes)).splitlines()
+        try:
+            lines = (await asyncio.to_thread(segment.read_bytes)).splitlines()
+        except FileNotFoundError:
+            _log.error("log shipper: %s was removed by somebody else, its interactions are lost", segment)
+            lines = []
         torn = await self._ship_lines(lines)
         if torn:
             _log.warning("log shipper: %d incomplete lines in %s were skipped", torn, segment.name)
@@ -109,8 +114,8 @@ class LogShipper:
 
     async def _ship_lines(self, lines: Sequence[bytes]) -> int:
         torn = 0
-        for start in range(0, len(lines), _ROWS_AT_ONCE):
-            batch = read_lines(list(lines[start : start + _ROWS_AT_ONCE]))
+        for some in _batches(lines, self._rows):
+            batch = read_lines(some)
             torn += batch.torn
             if batch.rows:
                 await self._store(batch)
@@ -119,34 +124,40 @@ class LogShipper:
 
     async def _store(self, batch: Batch) -> None:
         try:
-            await copy_batch(self._database, batch.interactions, batch.feedback)
-        except Exception:
-            self._attempts += 1
-            if self._attempts < _ATTEMPTS or not await self._database_answers():
+            await self._copy(batch.interactions, batch.feedback)
+        except Exception as error:
+            if not is_row_fault(error):
                 raise
             await self._store_one_by_one(batch)
         self.shipped += batch.rows
-        self._attempts = 0
 
-    async def _database_answers(self) -> bool:
-        try:
-            async with self._database.connection():
-                return True
-        except DatabaseUnavailable:
-            return False
+    async def _copy(self, interactions: Sequence[bytes], feedback: Sequence[bytes]) -> None:
+        async with asyncio.timeout(_STORE_SECONDS):
+            await copy_documents(self._database, interactions, feedback)
 
     async def _store_one_by_one(self, batch: Batch) -> None:
-        singles: list[tuple[list[dict[str, Any]], list[dict[str, Any]]]] = [
+        singles: list[tuple[list[bytes], list[bytes]]] = [
             *(([row], []) for row in batch.interactions),
             *(([], [row]) for row in batch.feedback),
         ]
         for interactions, feedback in singles:
             try:
-                await copy_batch(self._database, interactions, feedback)
+                await self._copy(interactions, feedback)
             except Exception as error:
-                if not await self._database_answers():
+                if not is_row_fault(error):
                     raise
                 self.refused += 1
-                row = (interactions or feedback)[0]
-                _log.error("log shipper: the database refuses %s; set aside: %s", row.get("id"), error)
-                self._journal.set_aside(row)
+                _log.error("log shipper: the database refuses a row, it is set aside: %s", words_of(error))
+                self._journal.set_aside((interactions or feedback)[0])
+
+
+def _batches(lines: Sequence[bytes], rows: int) -> Iterator[Sequence[bytes]]:
+    """Slices of at most so many lines and, but for single ones that are larger, so many bytes."""
+    start = size = 0
+    for place, line in enumerate(lines):
+        if place > start and (place - start >= rows or size + len(line) > _BATCH_BYTES):
+            yield lines[start:place]
+            start, size = place, 0
+        size += len(line)
+    if start < len(lines):
+        yield lines[start:]

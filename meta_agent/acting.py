@@ -5,14 +5,15 @@ Nothing here acts on models or routes by itself: whatever does is filed as a pro
 
 from __future__ import annotations
 
+import asyncio
 import hmac
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
-from meta_agent.access import Identity
+from meta_agent.access import Identity, hash_password
 from meta_agent.reading.fleet import get_use_case
-from meta_agent.reading.models import KeyCreated, KeyRead
+from meta_agent.reading.models import KeyCreated, KeyRead, UserCreated, UserRead
 from meta_agent.refusals import Refusal, not_found
 from meta_agent.services import Services
 from pipelines import approvals
@@ -145,6 +146,12 @@ async def create_key(
         raise Refusal(
             422, "unknown_scope", f"Scopes are {', '.join(SCOPES)}; not {', '.join(unknown) or 'none'}."
         )
+    if acts_as is None and set(scopes) & {"operate", "approve", "admin"}:
+        raise Refusal(
+            422,
+            "nobody_to_act_as",
+            "A key that may act needs an operator to act as: otherwise nobody could be held to what it did.",
+        )
     if expires_at is not None and (expires_at.tzinfo is None or expires_at <= now()):
         raise Refusal(422, "expiry_in_the_past", "expires_at must carry a time zone and lie in the future.")
     key_id, secret = new_id("key").removeprefix("key_"), identities.new_secret()
@@ -170,6 +177,55 @@ async def create_key(
         )
         created = next(key for key in await identities.list_keys(connection) if key.id == key_id)
     return KeyCreated(**KeyRead.model_validate(created).model_dump(), key=token)
+
+
+async def create_user(
+    services: Services, identity: Identity, *, name: str, role: Role, password: str | None
+) -> UserCreated:
+    """A new operator; a password that was made here is in the answer and nowhere else."""
+    identity.require(Role.ADMIN)
+    chosen = password or identities.new_secret()
+    hashed = await asyncio.to_thread(hash_password, chosen)
+    async with services.database.transaction() as connection:
+        if await identities.find_user(connection, name) is not None:
+            raise Refusal(409, "user_exists", f"There is an operator {name} already.")
+        await identities.ensure_user(connection, name=name, password_hash=hashed, role=role)
+        await audit.append(
+            connection, actor=identity.actor, event="user.created", subject=name, data={"role": role}
+        )
+    return UserCreated(name=name, role=role, disabled_at=None, password=None if password else chosen)
+
+
+async def change_user(
+    services: Services,
+    identity: Identity,
+    name: str,
+    *,
+    role: Role | None = None,
+    password: str | None = None,
+    disabled: bool | None = None,
+) -> UserRead:
+    """Change an operator's role or password, or shut them out. One's own password needs no admin."""
+    if role is not None or disabled is not None or name != identity.name:
+        identity.require(Role.ADMIN)
+    if name == identity.name and (disabled or role is not None):
+        raise Refusal(422, "own_account", "Nobody changes their own role or shuts themselves out.")
+    hashed = await asyncio.to_thread(hash_password, password) if password else None
+    async with services.database.transaction() as connection:
+        changed = await identities.change_user(
+            connection, name, role=role, password_hash=hashed, disabled=disabled
+        )
+        if not changed:
+            raise Refusal(404, "user_not_found", f"There is no operator {name}.")
+        await audit.append(
+            connection,
+            actor=identity.actor,
+            event="user.changed",
+            subject=name,
+            data={"role": role, "disabled": disabled, "password": "changed" if hashed else None},
+        )
+        found = await identities.find_user(connection, name)
+    return UserRead.model_validate(found)
 
 
 async def revoke_key(services: Services, identity: Identity, key_id: str) -> None:

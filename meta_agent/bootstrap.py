@@ -16,6 +16,7 @@ import yaml
 from meta_agent.access import hash_password
 from meta_agent.secrets import derive, installation_secret, read_or_create, write_secret
 from meta_agent.settings import ConfigurationError, Settings, UseCaseSettings
+from meta_agent.settings_file import yaml_problem
 from pipelines.discovery.constraints import ConstraintsError, Demands
 from pipelines.evaluation.suite import Suite, SuiteError
 from pipelines.rollout.plan import RolloutPlan
@@ -79,6 +80,8 @@ def read_suite(path: Path) -> dict[str, Any]:
         document = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise ConfigurationError(f"{path}: the suite cannot be read: {error.strerror}") from None
+    except yaml.MarkedYAMLError as error:
+        raise ConfigurationError(yaml_problem(path, error)) from None
     except (UnicodeDecodeError, yaml.YAMLError) as error:
         raise ConfigurationError(f"{path}: the suite cannot be read: {error}") from None
     if not isinstance(document, dict) or not isinstance(document.get("cases"), list):

@@ -337,9 +337,6 @@ def _contradictions(settings: Settings, source: Path, text: str) -> Iterator[str
                 f"{where}: use case {use_case.name} is served by provider {use_case.stable.provider}, "
                 f"which is not configured; providers: {', '.join(names) or 'none'}"
             )
-    if settings.gateway.port == settings.control.port and settings.gateway.host == settings.control.host:
-        where = _origin(("control", "port"), source, text, {})
-        yield f"{where}: gateway and control have the same port {settings.control.port}; change one"
 
 
 def _absolute(base: Path, path: Path) -> Path:

@@ -39,7 +39,7 @@ def parse(source: Path, text: str) -> dict[str, Any]:
         _refuse_doubled_keys(source, yaml.compose(text, Loader=yaml.SafeLoader))
         document = yaml.safe_load(text)
     except yaml.MarkedYAMLError as error:
-        raise ConfigurationError(_yaml_problem(source, error)) from None
+        raise ConfigurationError(yaml_problem(source, error)) from None
     except yaml.YAMLError as error:
         raise ConfigurationError(f"{source}: this is not YAML: {error}") from None
     if document is None:
@@ -49,7 +49,7 @@ def parse(source: Path, text: str) -> dict[str, Any]:
     return {str(key): value for key, value in document.items()}
 
 
-def _yaml_problem(source: Path, error: yaml.MarkedYAMLError) -> str:
+def yaml_problem(source: Path, error: yaml.MarkedYAMLError) -> str:
     """Where the YAML breaks, without the line itself, which may hold a secret."""
     place = f"{source}:{error.problem_mark.line + 1}" if error.problem_mark else str(source)
     known = isinstance(error, yaml.scanner.ScannerError | yaml.parser.ParserError)

@@ -80,7 +80,13 @@ def refuse_used_ports(settings: Settings, demo: bool) -> None:
             for each in settings.providers
             if each.name in PERSONAS
         ]
+    users: dict[int, str] = {}
     for what, host, port, setting in wanted:
+        if port in users:
+            raise ConfigurationError(
+                f"port {port} is meant for the {users[port]} and for the {what}; choose another by {setting}"
+            )
+        users[port] = what
         refuse_used_port(what, host, port, setting)
 
 
@@ -115,7 +121,8 @@ async def up(settings: Settings, config: Path | None, demo: DemoOptions | None, 
                     url = stack.enter_context(open_database_url(settings))
                 return await _run(settings, config, url, demo, console, stop)
         except ConfigurationError:
-            await asyncio.sleep(0)  # for the signal to arrive: Ctrl-C reaches the tools of PostgreSQL too
+            # For the signal to arrive: Ctrl-C reaches the tools of PostgreSQL too, and they may be quicker.
+            await asyncio.sleep(0.1)
             if stop.is_set():
                 return 0
             raise

@@ -149,6 +149,29 @@ async def ensure_user(
     await connection.execute(statement)
 
 
+async def change_user(
+    connection: AsyncConnection,
+    name: str,
+    *,
+    role: Role | None = None,
+    password_hash: str | None = None,
+    disabled: bool | None = None,
+) -> bool:
+    """Change what is given; a new password or a shut-out ends the operator's sessions. False: unknown."""
+    values: dict[str, object] = {}
+    if role is not None:
+        values["role"] = role
+    if password_hash is not None:
+        values["password_hash"] = password_hash
+    if disabled is not None:
+        values["disabled_at"] = clock.now() if disabled else None
+    if not values:
+        return await find_user(connection, name) is not None
+    if password_hash is not None or disabled:
+        await connection.execute(delete(sessions).where(sessions.c.user_name == name))
+    return (await connection.execute(update(users).where(users.c.name == name).values(**values))).rowcount == 1
+
+
 async def find_user(connection: AsyncConnection, name: str) -> User | None:
     """The operator of that name, disabled or not."""
     query = select(*columns_for(User, users)).where(users.c.name == name)

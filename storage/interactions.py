@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -10,8 +12,7 @@ from typing import Any, cast
 
 import orjson
 import psycopg
-from sqlalchemy import Integer, Table, case, extract, func, insert, select, text
-from sqlalchemy.dialects.postgresql import JSONB
+from sqlalchemy import Integer, Table, TextClause, case, extract, func, insert, select, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from storage import clock, events
@@ -96,25 +97,30 @@ class Health:
         return (self.errors + self.blocked) / self.requests if self.requests else None
 
 
-def _encode(table: Table, record: Mapping[str, Any]) -> tuple[Any, ...]:
-    """One COPY row. PostgreSQL takes neither NUL characters nor lone surrogates; the log must not choke."""
-    values = []
-    for column in table.columns:
-        value = record.get(column.name, False if column.name in ("stream", "usage_estimated") else None)
-        if isinstance(column.type, JSONB):
-            value = (
-                None
-                if value is None
-                else _clean(orjson.dumps(value, default=str).decode().replace("\\u0000", ""))
-            )
-        elif isinstance(value, str):
-            value = _clean(value)
-        values.append(value)
-    return tuple(values)
+#: COPY's binary format: a head, then for each row the number of its fields and each field with its length.
+_COPY_HEAD = b"PGCOPY\n\xff\r\n\0" + bytes(8)
+_COPY_END = b"\xff\xff"
+_ROW_HEAD = struct.Struct("!hi")
+#: An escaped NUL, which no text of PostgreSQL can hold; not the six characters of somebody who writes of one.
+_NUL = re.compile(rb"(?<!\\)((?:\\\\)*)\\u0000")
 
 
-def _clean(value: str) -> str:
-    return value.replace("\x00", "").encode("utf-8", "replace").decode()
+def is_row_fault(error: BaseException) -> bool:
+    """Whether the database refused a batch for what one of its rows holds: it would refuse it for ever.
+
+    Anything else (away, full, read-only, not migrated yet) is the database's own trouble and will pass.
+    """
+    cause = getattr(error, "orig", None) or error
+    too_large = isinstance(cause, psycopg.Error) and (cause.sqlstate or "").startswith("54")
+    return too_large or isinstance(cause, psycopg.DataError | psycopg.IntegrityError)
+
+
+def words_of(error: BaseException) -> str:
+    """What may be written down of a failure: the server's own reports quote rows, and rows hold prompts."""
+    cause = getattr(error, "orig", None) or error
+    if isinstance(cause, psycopg.Error) and cause.sqlstate:
+        return f"{type(cause).__name__} ({cause.sqlstate})"
+    return str(cause) or type(cause).__name__
 
 
 async def copy_batch(
@@ -122,36 +128,74 @@ async def copy_batch(
     batch: Sequence[Mapping[str, Any]],
     feedback_batch: Sequence[Mapping[str, Any]] = (),
 ) -> int:
+    """Store a batch of interactions and feedback, as :func:`copy_documents` does."""
+    defaults = {"stream": False, "usage_estimated": False}
+    documents = [orjson.dumps({**defaults, **record}, default=str) for record in batch]
+    return await copy_documents(
+        database, documents, [orjson.dumps(record, default=str) for record in feedback_batch]
+    )
+
+
+async def copy_documents(database: Database, batch: Sequence[bytes], feedback_batch: Sequence[bytes]) -> int:
     """Store a batch of interactions and feedback by COPY, once: rows whose id is known are skipped.
 
-    Rows with findings open an incident in the same transaction. Returns how many interactions were new.
+    Each is a JSON object of columns, and is not looked into on this side: that would cost more than all
+    else that logging does. Rows with findings open an incident in the same transaction. Returns how many
+    interactions were new.
     """
     async with database.transaction() as connection:
-        fresh = await _copy_new(connection, interactions, batch)
+        fresh, found = await _copy_new(connection, interactions, batch)
         await _copy_new(connection, feedback, feedback_batch)
-        for record in batch:
-            if record["id"] in fresh and record.get("findings"):
-                await _open_incident(connection, record)
-    return len(fresh)
+        for record in found:
+            await _open_incident(connection, record)
+    return fresh
 
 
 async def _copy_new(
-    connection: AsyncConnection, table: Table, batch: Sequence[Mapping[str, Any]]
-) -> set[str]:
+    connection: AsyncConnection, table: Table, batch: Sequence[bytes]
+) -> tuple[int, list[dict[str, Any]]]:
+    """(how many rows were new, those of them with findings)."""
     if not batch:
-        return set()
+        return 0, []
+    # It stays with its connection: one made and dropped for each batch would bloat the catalogue.
     staging = f"staging_{table.name}"
-    names = ", ".join(column.name for column in table.columns)
     await connection.execute(
-        text(f"create temp table {staging} (like {table.name} including defaults) on commit drop")
+        text(f"create temp table if not exists {staging} (row json) on commit delete rows")
     )
     raw = (await connection.get_raw_connection()).driver_connection
     driver = cast("psycopg.AsyncConnection[Any]", raw)
-    async with driver.cursor() as cursor, cursor.copy(f"copy {staging} ({names}) from stdin") as copy:
-        for record in batch:
-            await copy.write_row(_encode(table, record))
-    moved = f"insert into {table.name} ({names}) select {names} from {staging} on conflict do nothing"  # noqa: S608  # our own table names
-    return set((await connection.execute(text(f"{moved} returning id"))).scalars())
+    async with driver.cursor() as cursor, cursor.copy(f"copy {staging} from stdin (format binary)") as copy:
+        await copy.write(_copy_data(batch))
+    moved = (await connection.execute(_MOVE[table.name])).one()
+    return moved.fresh, moved.found
+
+
+def _copy_data(batch: Sequence[bytes]) -> bytes:
+    pieces = [_COPY_HEAD]
+    for document in batch:
+        row = _NUL.sub(rb"\1", document) if b"\\u0000" in document else document
+        pieces += (_ROW_HEAD.pack(1, len(row)), row)
+    return b"".join((*pieces, _COPY_END))
+
+
+def _move_statement(table: Table, found: str) -> TextClause:
+    """From the staging table to its own, and what there is to say of the new rows."""
+    names = ", ".join(column.name for column in table.columns)
+    return text(
+        f"with moved as (insert into {table.name} ({names}) select {names}"  # noqa: S608  # our own names
+        f" from staging_{table.name} as staging, json_populate_record(null::{table.name}, staging.row)"
+        f" on conflict do nothing returning *) select count(*) as fresh, {found} as found from moved"
+    )
+
+
+_MOVE = {
+    interactions.name: _move_statement(
+        interactions,
+        "coalesce(jsonb_agg(to_jsonb(moved) - 'request' - 'response_text')"
+        " filter (where moved.findings <> '[]'), '[]')",
+    ),
+    feedback.name: _move_statement(feedback, "'[]'::jsonb"),
+}
 
 
 async def _open_incident(connection: AsyncConnection, record: Mapping[str, Any]) -> None:

@@ -42,6 +42,7 @@ def create_app(database: Database, settings: Settings, policy: Policy) -> FastAP
     app.state.login_limiter = LoginLimiter()
     for module in _ROUTERS:
         app.include_router(module.router)
+    app.include_router(identity.account)
     app.add_api_route("/api/v1/openapi.json", _openapi_of(app), methods=["GET"], include_in_schema=False)
     install_console(app)
     errors.install(app)

@@ -1,4 +1,4 @@
-"""Keys and users, for admins."""
+"""Keys and operators. Admins manage them; everybody may change their own password."""
 
 from __future__ import annotations
 
@@ -9,10 +9,15 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from meta_agent import acting
 from meta_agent.callers import Caller, World, require_admin
-from meta_agent.reading.models import KeyCreated, KeyRead, UserRead
+from meta_agent.reading.models import KeyCreated, KeyRead, UserCreated, UserRead
 from storage import identities
+from storage.vocabulary import Role
 
 router = APIRouter(prefix="/api/v1", tags=["identity"], dependencies=[Depends(require_admin)])
+
+
+#: What operators may ask for themselves: who may change what is decided by ``acting``.
+account = APIRouter(prefix="/api/v1", tags=["identity"])
 
 
 class KeyCreate(BaseModel):
@@ -44,6 +49,38 @@ async def create_key(body: KeyCreate, services: World, caller: Caller) -> KeyCre
 async def revoke_key(key_id: str, services: World, caller: Caller) -> None:
     """Make a key worthless from now on."""
     await acting.revoke_key(services, caller, key_id)
+
+
+class UserCreate(BaseModel):
+    """A new operator."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$")
+    role: Role
+    password: str | None = Field(None, min_length=12, max_length=200, repr=False)
+
+
+class UserChange(BaseModel):
+    """What is to change; what is not given stays."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    role: Role | None = None
+    password: str | None = Field(None, min_length=12, max_length=200, repr=False)
+    disabled: bool | None = None
+
+
+@router.post("/users", status_code=status.HTTP_201_CREATED)
+async def create_user(body: UserCreate, services: World, caller: Caller) -> UserCreated:
+    """A new operator. A password that was not given is made, and is in this answer and nowhere else."""
+    return await acting.create_user(services, caller, **body.model_dump())
+
+
+@account.patch("/users/{name}")
+async def change_user(name: str, body: UserChange, services: World, caller: Caller) -> UserRead:
+    """Change an operator's role or password, or shut them out."""
+    return await acting.change_user(services, caller, name, **body.model_dump())
 
 
 @router.get("/users")

@@ -13,7 +13,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from meta_agent.cli import agent, approvals, audit, doctor, keys, policy, processes, rollouts, verbs
+from meta_agent.cli import agent, approvals, audit, doctor, keys, policy, processes, rollouts, users, verbs
 from meta_agent.cli.failures import Exit, Failure
 from meta_agent.cli.invocation import Invocation, current
 
@@ -126,6 +126,7 @@ for _name, _group in {
     "audit": audit.app,
     "policy": policy.app,
     "keys": keys.app,
+    "users": users.app,
 }.items():
     app.add_typer(_group, name=_name)
 

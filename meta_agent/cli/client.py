@@ -72,6 +72,10 @@ class Client:
         """Ask for a change."""
         return cast("Json", self._call("POST", path, body=body or {}))
 
+    def patch(self, path: str, body: Mapping[str, Any]) -> Json:
+        """Change what is there."""
+        return cast("Json", self._call("PATCH", path, body=body))
+
     def delete(self, path: str) -> None:
         """Take something away."""
         self._call("DELETE", path)

@@ -481,6 +481,12 @@ class UserRead(Read):
     disabled_at: datetime | None
 
 
+class UserCreated(UserRead):
+    """A new operator."""
+
+    password: str | None  #: shown once; null when the maker chose it
+
+
 class EventRead(Read):
     """Something that happened."""
 

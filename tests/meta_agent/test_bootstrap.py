@@ -164,7 +164,7 @@ def test_a_suite_that_cannot_be_read_is_a_sentence(tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match="cannot be read: No such file or directory"):
         read_suite(tmp_path / "absent.yaml")
     (tmp_path / "bad.yaml").write_text("cases: [")
-    with pytest.raises(ConfigurationError, match=r"bad.yaml: the suite cannot be read: .*line 1"):
+    with pytest.raises(ConfigurationError, match=r"bad.yaml:1: this is not YAML: expected"):
         read_suite(tmp_path / "bad.yaml")
 
 

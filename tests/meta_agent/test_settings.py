@@ -127,7 +127,6 @@ def test_unknown_variable_is_an_error(tmp_path: Path, variable: str, expected: s
         ("name: openai\n", "name: lab\n", ":4: there are two entries for provider lab; names are unique"),
         ("provider: lab", "provider: lbb", ":9: use case stories is served by provider lbb, which is not"),
         (', base_url: "http://127.0.0.1:9100/v1"', "", ":3: provider lab of kind openai_compatible needs"),
-        ("port: 18080", "port: 8081", ": gateway and control have the same port 8081; change one"),
         ("stable: {provider: lab, model: big}", "risk: low", ": use_cases.0.stable: Field required"),
         ("{pool_size: 7}", "{pool_size: 7}\ngateway: {}", ":11: the key gateway is written twice"),
         ("{pool_size: 7}", f"[{SECRET}", ": this is not YAML: expected"),
