@@ -18,10 +18,9 @@ def admit(call: Call, key: KeyRecord, snapshot: RoutingSnapshot, raw: bytes, pur
     """Decide who answers this body."""
     call.body = parse_body(raw)
     model, use_case, release = split_model(call.body)
-    if use_case in snapshot.routes:
-        call.use_case = use_case
-    if call.use_case is None or not may_call(key, use_case):
+    if use_case not in snapshot.routes or not may_call(key, use_case):
         raise unknown_model(model, callable_use_cases(snapshot, key))
+    call.use_case = use_case
     call.chat = parse_chat(call.body)
     if release is None:
         return _draw(call, snapshot)

@@ -1,6 +1,7 @@
 """Leads every text of an answer through the detectors, and keeps what may be logged of it.
 
-Knows where OpenAI's answers and chunks hold text; ``gateway.stream_guard`` knows what may pass.
+Knows OpenAI's answers and chunks; ``gateway.answer_text`` where a message holds text, and
+``gateway.stream_guard`` what may pass.
 """
 
 from __future__ import annotations
@@ -8,12 +9,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from gateway.answer_text import CALLS, CONTENT, delta_of, text_slots
 from gateway.detector import Detector, Finding
 from gateway.stream_guard import StreamGuard
 
 SAFE_SENTENCE = "This answer was withheld because it broke the safety rules of this service."
-#: Fields of a message or a delta that hold text. Arguments of tool calls are led through as well.
-_TEXT_FIELDS = ("content", "reasoning_content", "reasoning", "refusal")
 
 
 class AnswerGuard:
@@ -55,12 +55,10 @@ class AnswerGuard:
 
     def check_answer(self, payload: dict[str, Any]) -> None:
         """Replace every choice by a safe sentence if one of them must not leave."""
-        for choice in payload["choices"]:
-            index = choice.get("index", 0)
+        for place, choice in enumerate(payload["choices"]):
             message = choice.get("message")
             if isinstance(message, dict):
-                self._check_fields(index, message, final=True)
-                self._check_tool_calls(index, message, final=True)
+                self._check_message(_index_of(choice, place), message, final=True)
         if self.blocked is None:
             self._note_answer(payload)
             return
@@ -72,7 +70,7 @@ class AnswerGuard:
 
     def _note_answer(self, payload: dict[str, Any]) -> None:
         first = payload["choices"][0] if payload["choices"] else {}
-        self.finish_reason = first.get("finish_reason")
+        self.finish_reason = _reason_of(first)
 
     # -- streams
 
@@ -80,15 +78,15 @@ class AnswerGuard:
         """The chunks to forward in place of one: itself, what was held back before an end, or less."""
         flushed: list[dict[str, Any]] = []
         for choice in chunk.get("choices", ()):
-            index = choice.get("index", 0)
+            index = choice["index"] = _index_of(choice, 0)
             self.choices.add(index)
+            choice.pop("message", None)  # no part of a chunk; what clients read it for has passed as deltas
             delta = choice.get("delta")
             if isinstance(delta, dict):
-                self._check_fields(index, delta)
-                self._check_tool_calls(index, delta)
+                self._check_message(index, delta)
             if choice.get("logprobs") and self._holds(index):
                 choice["logprobs"] = None  # they spell out the tokens that are held back
-            reason = choice.get("finish_reason")
+            reason = _reason_of(choice)
             if reason:
                 self.finish_reason = reason
                 flushed += self._flush(chunk, index)
@@ -104,7 +102,7 @@ class AnswerGuard:
         for name, guard in held:
             text = self._feed_guard(index, name, guard, "", final=True)
             if text:
-                chunks.append(_chunk_like(chunk, index, _delta_of(name, text)))
+                chunks.append(_chunk_like(chunk, index, delta_of(name, text)))
         # The ending chunk may bring text of its own, which comes before what was held after it.
         if chunks:
             chunks.insert(0, _take_delta(chunk, index))
@@ -124,20 +122,9 @@ class AnswerGuard:
 
     # -- text
 
-    def _check_fields(self, index: int, message: dict[str, Any], final: bool = False) -> None:
-        for name in _TEXT_FIELDS:
-            text = message.get(name)
-            if text and isinstance(text, str):
-                message[name] = self._feed(index, name, text, final)
-
-    def _check_tool_calls(self, index: int, message: dict[str, Any], final: bool = False) -> None:
-        calls = message.get("tool_calls")
-        for place, call in enumerate(calls if isinstance(calls, list) else ()):
-            function = call.get("function") if isinstance(call, dict) else None
-            text = function.get("arguments") if isinstance(function, dict) else None
-            if isinstance(function, dict) and text and isinstance(text, str):
-                number = call.get("index", place)
-                function["arguments"] = self._feed(index, f"tool_calls/{number}", text, final)
+    def _check_message(self, index: int, message: dict[str, Any], final: bool = False) -> None:
+        for channel, holder, key in text_slots(message):
+            holder[key] = self._feed(index, channel, holder[key], final)
 
     def _feed(self, index: int, name: str, text: str, final: bool) -> str:
         guard = self._channels.get((index, name))
@@ -149,18 +136,21 @@ class AnswerGuard:
         released = guard.feed(text, final)
         if guard.blocked is not None and self.blocked is None:
             self.blocked = guard.blocked
-        if index == 0 and name == "content":
+        if index == 0 and name == CONTENT:
             self._log.append(released)
-        elif index == 0 and name.startswith("tool_calls"):
+        elif index == 0 and name.startswith(CALLS):
             self._calls.append(released)
         return released
 
 
-def _delta_of(name: str, text: str) -> dict[str, Any]:
-    kind, _, number = name.partition("/")
-    if kind == "tool_calls":
-        return {"tool_calls": [{"index": int(number), "function": {"arguments": text}}]}
-    return {name: text}
+def _index_of(choice: dict[str, Any], place: int) -> int:
+    index = choice.get("index")
+    return index if isinstance(index, int) else place
+
+
+def _reason_of(choice: dict[str, Any]) -> str | None:
+    reason = choice.get("finish_reason")
+    return reason if isinstance(reason, str) else None
 
 
 def _envelope(chunk: dict[str, Any]) -> dict[str, Any]:

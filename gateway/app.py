@@ -12,7 +12,6 @@ import gc
 import logging
 from collections.abc import Coroutine
 from typing import Any
-from urllib.parse import unquote
 
 import orjson
 import uvicorn
@@ -22,6 +21,7 @@ from gateway.chat import ChatEndpoint
 from gateway.detectors.lexical import LexicalDetector
 from gateway.errors import ApiError, ClientGoneError
 from gateway.feedback import FeedbackEndpoint
+from gateway.http_server import LimitedHttp
 from gateway.journal import Journal
 from gateway.log_shipper import LogShipper
 from gateway.metrics import Metrics
@@ -115,7 +115,7 @@ class Gateway:
             case "/v1/models":
                 await self._models.list_all(headers, send)
             case _:
-                await self._models.show(headers, unquote(path.removeprefix(f"{_MODELS}/")), send)
+                await self._models.show(headers, path.removeprefix(f"{_MODELS}/"), send)
 
     async def _ready(self, send: Send) -> None:
         """Ready while there is any snapshot; what is degraded is named and takes nothing out of service."""
@@ -219,26 +219,30 @@ def create_app(config: GatewayConfig, database: Database) -> Gateway:
     return Gateway(config, database)
 
 
+def server_config(app: Gateway, config: GatewayConfig) -> uvicorn.Config:
+    """How the application is served."""
+    return uvicorn.Config(
+        app,
+        host=config.host,
+        port=config.port,
+        loop="uvloop",
+        http=LimitedHttp,
+        ws="none",
+        lifespan="on",
+        access_log=False,
+        log_config=None,
+        server_header=False,
+        proxy_headers=False,  # nobody asks where a client is
+        timeout_graceful_shutdown=config.drain_seconds,
+        timeout_keep_alive=75,
+    )
+
+
 def serve(config: GatewayConfig) -> None:
     """Run a gateway process until it is told to stop; open streams are finished first."""
     database = Database(config.database_url)
     app = create_app(config, database)
-    server = uvicorn.Server(
-        uvicorn.Config(
-            app,
-            host=config.host,
-            port=config.port,
-            loop="uvloop",
-            http="httptools",
-            ws="none",
-            lifespan="on",
-            access_log=False,
-            log_config=None,
-            server_header=False,
-            timeout_graceful_shutdown=config.drain_seconds,
-            timeout_keep_alive=75,
-        )
-    )
+    server = uvicorn.Server(server_config(app, config))
     # What was loaded by now lives as long as the process: no need to look through it again and again.
     gc.collect()
     gc.freeze()

@@ -22,8 +22,10 @@ _WATCH_AFTER_SECONDS = 0.05
 _DRAIN_SECONDS = 2.0
 
 
-async def _drain(receive: Receive) -> None:
+async def _drain(receive: Receive, headers: dict[bytes, bytes]) -> None:
     """Read on for a moment: a client that is still sending would not see our refusal."""
+    if b"expect" in headers:
+        return  # it has sent nothing yet, and asking for more would bring it all
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(_DRAIN_SECONDS):
             while (await receive()).get("more_body", False):
@@ -34,7 +36,7 @@ async def read_body(receive: Receive, headers: dict[bytes, bytes], limit: int) -
     """The whole body, refused as soon as it is known to be over the limit."""
     announced = headers.get(b"content-length", b"")
     if announced.isdigit() and int(announced) > limit:
-        await _drain(receive)
+        await _drain(receive, headers)
         raise _too_large(limit)
     message = await receive()
     body: bytes = message.get("body", b"")
@@ -48,7 +50,7 @@ async def read_body(receive: Receive, headers: dict[bytes, bytes], limit: int) -
         pieces.append(message.get("body", b""))
         size += len(pieces[-1])
         if size > limit:
-            await _drain(receive)
+            await _drain(receive, {})
             raise _too_large(limit)
     if message["type"] != "http.request":
         raise ClientGoneError("the request was not whole")

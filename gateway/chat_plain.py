@@ -7,6 +7,7 @@ from typing import Any
 import orjson
 
 from gateway.asgi import ClientWatch, Header, Send, send_json
+from gateway.errors import InvalidAnswerError
 from gateway.exchange import Exchange, settle
 from gateway.interaction import Bill, Outcome
 from gateway.provider import Answer, Provider
@@ -20,11 +21,15 @@ async def reply(exchange: Exchange, send: Send, watch: ClientWatch) -> None:
     exchange.guard.check_answer(payload)
     payload["id"] = f"chatcmpl-{call.id}"
     payload["model"] = call.chat.model
+    try:
+        body = orjson.dumps(payload)
+    except TypeError as error:
+        raise InvalidAnswerError(f"the answer cannot be passed on: {error}") from None
     outcome = settle(call, exchange.guard, payload, answer.waited_seconds)
     cost = exchange.record(outcome)
     watch.answered = True
     headers = [*exchange.headers(), *_price_headers(outcome, cost)]
-    await send_json(send, 200, orjson.dumps(payload), headers)
+    await send_json(send, 200, body, headers)
 
 
 async def _complete(provider: Provider, request: dict[str, Any]) -> Answer:

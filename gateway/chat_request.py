@@ -9,6 +9,9 @@ import orjson
 
 from gateway.errors import ApiError
 
+#: A body with no more brackets than this cannot be nested too deeply to be written again.
+_SURELY_FLAT = 200
+
 
 @dataclass(frozen=True, slots=True)
 class ChatRequest:
@@ -33,7 +36,18 @@ def parse_body(raw: bytes) -> dict[str, Any]:
         raise ApiError(400, text, code="invalid_json") from None
     if not isinstance(body, dict):
         raise ApiError(400, "The body must be a JSON object.", code="invalid_type")
+    if raw.count(b"[") + raw.count(b"{") > _SURELY_FLAT:
+        _check_depth(body)
     return body
+
+
+def _check_depth(body: dict[str, Any]) -> None:
+    """More can be read than can be written again, to the provider and to the log."""
+    try:
+        orjson.dumps([[body]])  # a line of the log has it two levels down
+    except TypeError:
+        text = "The body is nested too deeply. Send JSON with fewer than 200 levels."
+        raise ApiError(400, text, code="invalid_json") from None
 
 
 def split_model(body: dict[str, Any]) -> tuple[str, str, str | None]:

@@ -27,6 +27,7 @@ import orjson
 #: Faults of a request that every deployment would name; the caller can repair them.
 _CALLERS_FAULT = frozenset({400, 413, 422})
 _MESSAGE_LIMIT = 500
+_NAME_LIMIT = 100
 
 
 class GatewayError(Exception):
@@ -204,5 +205,6 @@ def bad_key() -> ApiError:
 def unknown_model(name: str, allowed: Iterable[str]) -> ApiError:
     """The caller asked for something that is no use case of its key."""
     names = ", ".join(sorted(allowed)) or "none yet; ask the operator"
+    name = name if len(name) <= _NAME_LIMIT else f"{name[:_NAME_LIMIT]}..."
     text = f"'{name}' is no use case that this key may call. Use one of: {names}."
     return ApiError(404, text, "invalid_request_error", "model_not_found", "model")

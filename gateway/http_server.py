@@ -8,6 +8,7 @@ no path and no key.
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from typing import TYPE_CHECKING, Any
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 
 _HEAD_BYTES = 64 * 1024
 _REQUEST_SECONDS = 60.0  #: from the first byte of a request to its last
+_NOWHERE: deque[tuple[bytes, bytes]] = deque(maxlen=0)
 _REFUSAL = b"HTTP/1.1 %s\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
 
 
@@ -61,6 +63,7 @@ class LimitedHttp(HttpToolsProtocol):
         self._in_head = False
         self._head_size = 0
         super().on_headers_complete()
+        self.headers = _NOWHERE  # type: ignore[assignment]  # trailers: read by nobody, so kept by nobody
 
     def on_message_complete(self) -> None:
         self._stop_timer()
@@ -78,7 +81,8 @@ class LimitedHttp(HttpToolsProtocol):
 
     def _expire(self) -> None:
         self._timer = None
-        if self.flow.read_paused:  # it is us who keep the client waiting
+        answering = self.cycle is not None and not self.cycle.response_complete
+        if self.flow.read_paused or (answering and self._in_head):  # it is us who keep the client waiting
             self._start_timer()
         else:
             self._refuse(b"408 Request Timeout")

@@ -6,6 +6,7 @@ import hmac
 from collections.abc import Collection
 
 from gateway.errors import ApiError, bad_key
+from storage.clock import now
 from storage.identities import sha256, split_key
 from storage.routes import KeyRecord, RoutingSnapshot
 
@@ -25,6 +26,9 @@ def authenticate(snapshot: RoutingSnapshot, authorization: bytes | None) -> KeyR
     # An unknown id takes the same comparison, so that its answer takes no less time.
     expected = key.secret_sha256 if key else "0" * 64
     if not hmac.compare_digest(sha256(parts[1]), expected) or key is None:
+        raise bad_key()
+    # The database is asked for valid keys only, but it may be away for longer than a key is meant to live.
+    if key.expires_at is not None and key.expires_at <= now():
         raise bad_key()
     return key
 

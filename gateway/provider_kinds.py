@@ -10,7 +10,7 @@ from gateway.settings import ProviderConfig
 
 #: Kinds whose servers speak OpenAI's chat completions themselves.
 OPENAI_SPEAKING = frozenset(
-    {"openai", "openai_compatible", "openrouter", "vllm", "ollama", "llamacpp", "transformers"}
+    {"openai", "openai_compatible", "openrouter", "google", "vllm", "ollama", "llamacpp", "transformers"}
 )
 
 

@@ -58,4 +58,4 @@ def point_of(salt: str, unit: str) -> float:
     True
     """
     digest = hashlib.sha256(f"{salt}:{unit}".encode()).digest()
-    return int.from_bytes(digest[:8], "big") / 2**64
+    return (int.from_bytes(digest[:8], "big") >> 11) / 2**53  # exact: a rounded quotient may reach 1

@@ -96,6 +96,10 @@ class Connection(asyncio.Protocol):
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserError as error:
+            if self._complete:  # it goes on after the end of its answer: what was asked for is here
+                self._keep = False
+                self.abort()
+                return
             self._fail(InvalidAnswerError(f"not HTTP: {error}"))
             self.abort()
 
@@ -115,6 +119,10 @@ class Connection(asyncio.Protocol):
         return b"content-length" not in self.headers and b"transfer-encoding" not in self.headers
 
     # -- httptools callbacks
+
+    def on_message_begin(self) -> None:
+        if self._complete:
+            raise ValueError("a second answer to one request")
 
     def on_header(self, name: bytes, value: bytes) -> None:
         self.headers[name.lower()] = value

@@ -58,7 +58,7 @@ _BUSY = "busy"
 
 def build_planner(settings: Settings) -> Planner:
     """The planner that the settings ask for."""
-    if settings.agent.planner == "llm":
+    if settings.agent.chosen_planner == "llm":
         return LlmPlanner(settings.agent.model or "unnamed", lambda: build_chat_model(settings))
     return RulesPlanner()
 

@@ -48,6 +48,10 @@ DEFAULT_BASE_URLS = {
 _PREFIX = "META_AGENT__"
 
 
+#: Kinds that the gateway has no adapter for; their models can plan, and cannot answer applications.
+UNSERVED_KINDS = frozenset({"anthropic", "litellm"})
+
+
 class Section(BaseModel):
     """A part of the settings; unknown keys are errors."""
 
@@ -143,8 +147,10 @@ class ControlSettings(Section):
 class AgentSettings(Section):
     """The meta-management model and its loop."""
 
-    planner: Literal["rules", "llm"] = "rules"
-    model: str | None = Field(None, description="provider/model for the llm planner, e.g. openai/gpt-5-mini")
+    planner: Literal["rules", "llm"] | None = Field(
+        None, description="absent: llm where a model is named, else rules"
+    )
+    model: str | None = Field(None, description="provider/model that plans, e.g. openai/gpt-5-mini")
     interval_seconds: float = Field(300.0, gt=0)
     autonomy: Literal["observe", "propose", "act_with_approval", "act"] = "act_with_approval"
     scan_every_seconds: float = Field(3600.0, gt=0)
@@ -153,6 +159,11 @@ class AgentSettings(Section):
     )
     retest_after_hours: float = Field(168.0, gt=0)
     approval_hours: float = Field(72.0, gt=0, description="how long a proposal waits before it expires")
+
+    @property
+    def chosen_planner(self) -> Literal["rules", "llm"]:
+        """Who plans."""
+        return self.planner or ("llm" if self.model else "rules")
 
 
 class WorkerSettings(Section):
@@ -320,6 +331,7 @@ def _checked(settings: Settings, source: Path, text: str) -> Settings:
 def _contradictions(settings: Settings, source: Path, text: str) -> Iterator[str]:
     """What no key alone can tell."""
     names = [each.name for each in settings.providers]
+    kinds = {each.name: each.kind for each in settings.providers}
     use_cases = [each.name for each in settings.use_cases]
     for section, kind, found in (("providers", "provider", names), ("use_cases", "use case", use_cases)):
         for place, name in enumerate(found):
@@ -337,6 +349,25 @@ def _contradictions(settings: Settings, source: Path, text: str) -> Iterator[str
                 f"{where}: use case {use_case.name} is served by provider {use_case.stable.provider}, "
                 f"which is not configured; providers: {', '.join(names) or 'none'}"
             )
+        elif (kind := kinds[use_case.stable.provider]) in UNSERVED_KINDS:
+            where = _origin(("use_cases", place, "stable", "provider"), source, text, {})
+            yield (
+                f"{where}: use case {use_case.name} is served by a provider of kind {kind}, for which the "
+                "gateway has no adapter yet; use the provider's OpenAI-compatible endpoint (openai_compatible)"
+            )
+    yield from _model_contradictions(settings, source, text)
+
+
+def _model_contradictions(settings: Settings, source: Path, text: str) -> Iterator[str]:
+    agent = settings.agent
+    provider, separator, model = (agent.model or "").partition("/")
+    where = _origin(("agent", "model"), source, text, {})
+    if agent.model is not None and not (separator and model):
+        yield f"{where}: agent.model is written provider/model, for example openai/gpt-5-mini"
+    elif agent.model is not None and settings.provider(provider) is None:
+        yield f"{where}: agent.model names the provider {provider}, which is not configured"
+    elif agent.model is None and agent.planner == "llm":
+        yield f"{_origin(('agent', 'planner'), source, text, {})}: planner llm needs agent.model"
 
 
 def _absolute(base: Path, path: Path) -> Path:

@@ -76,6 +76,7 @@ class KeyRecord:
     secret_sha256: str
     scopes: frozenset[str]
     use_cases: frozenset[str] | None
+    expires_at: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +101,7 @@ class RoutingSnapshot:
                     **dataclasses.asdict(key),
                     "scopes": sorted(key.scopes),
                     "use_cases": None if key.use_cases is None else sorted(key.use_cases),
+                    "expires_at": key.expires_at and key.expires_at.isoformat(),
                 }
                 for key in self.keys.values()
             ],
@@ -171,13 +173,14 @@ def _route_from_json(document: Mapping[str, Any]) -> Route:
 
 
 def _key_from_json(document: Mapping[str, Any]) -> KeyRecord:
-    use_cases = document["use_cases"]
+    use_cases, expires_at = document["use_cases"], document.get("expires_at")
     return KeyRecord(
         id=document["id"],
         name=document["name"],
         secret_sha256=document["secret_sha256"],
         scopes=frozenset(document["scopes"]),
         use_cases=None if use_cases is None else frozenset(use_cases),
+        expires_at=datetime.fromisoformat(expires_at) if isinstance(expires_at, str) else expires_at,
     )
 
 

@@ -65,6 +65,7 @@ class OpenAiCompatible:
             reader = EventReader()
             finished = False
             deadline = first_by
+            size = 0
             while data := await connection.receive_some(deadline):
                 payloads = reader.feed(data)
                 done = _DONE in payloads
@@ -74,8 +75,9 @@ class OpenAiCompatible:
                     yield chunks
                 if done:
                     return
-                if reader.pending > _EVENT_LIMIT:
-                    raise InvalidAnswerError("an event of the stream is too long")
+                size += len(data)
+                if reader.pending > _EVENT_LIMIT or size > self._config.max_answer_bytes:
+                    raise InvalidAnswerError("the stream, or an event of it, is too long")
                 deadline = loop.time() + self._config.idle_seconds
             if not finished:
                 raise StreamBrokenError("the stream ended without an end")
@@ -142,7 +144,7 @@ def _read_completion(body: bytes) -> dict[str, Any]:
         raise InvalidAnswerError(f"not JSON: {error}") from None
     answer: dict[str, Any] = payload if isinstance(payload, dict) else {}
     choices = answer.get("choices")
-    if not isinstance(choices, list) or not all(isinstance(choice, dict) for choice in choices):
+    if not choices or not _are_choices(choices):
         # Some providers answer errors with status 200.
         raise InvalidAnswerError(message_of(payload) or "no list of choices in the answer")
     return answer
@@ -157,10 +159,15 @@ def _read_chunk(payload: bytes) -> dict[str, Any]:
         raise InvalidAnswerError("an event of the stream is not an object")
     if chunk.get("error"):
         raise StreamBrokenError(f"the provider reported: {message_of(chunk) or 'an error'}")
-    choices = chunk.get("choices", [])
-    if not isinstance(choices, list) or not all(isinstance(choice, dict) for choice in choices):
+    if chunk.get("choices") is None:
+        chunk["choices"] = []
+    if not _are_choices(chunk["choices"]):
         raise InvalidAnswerError("an event of the stream has no list of choices")
     return chunk
+
+
+def _are_choices(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(choice, dict) for choice in value)
 
 
 def _until_done(payloads: list[bytes]) -> list[bytes]:
@@ -168,4 +175,4 @@ def _until_done(payloads: list[bytes]) -> list[bytes]:
 
 
 def _has_finish(chunk: dict[str, Any]) -> bool:
-    return any(choice.get("finish_reason") for choice in chunk.get("choices", ()))
+    return any(choice.get("finish_reason") for choice in chunk["choices"])

@@ -46,13 +46,14 @@ def list_rows(
 def verify(context: typer.Context) -> None:
     """Walk the chain from its beginning; exits with 1 and the row's number where it is broken."""
     from meta_agent.runtime import open_database_url
+    from meta_agent.settings import ConfigurationError
     from storage.database import DatabaseUnavailable
 
     call = current(context)
     try:
         with open_database_url(call.settings) as url:
             found = asyncio.run(_verify(url))
-    except DatabaseUnavailable as error:
+    except (DatabaseUnavailable, ConfigurationError) as error:
         raise Failure(
             f"The database cannot be asked ({_first_line(error)}). Check database.url, or start it with "
             f"'meta-agent up'.",

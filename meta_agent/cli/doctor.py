@@ -194,12 +194,8 @@ async def _check_clock(database: Database) -> Finding:
     return Finding("clock", state, found, "Set both clocks by NTP: cool-downs and expiries compare them.")
 
 
-def executor_lock(worker_id: str) -> str:
-    """The lock that a running worker holds, by the name that the durable engine gives it."""
-    return f"dbos-executor:{worker_id}"
-
-
 async def _check_worker(database: Database, settings: Settings) -> Finding:
+    from meta_agent.runtime import executor_lock
     from storage.database import lock_is_held
 
     async with database.connection() as connection:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from meta_agent.cli.failures import Exit
-from meta_agent.settings import ConfigurationError, Settings, load_settings
+from meta_agent.settings import UNSERVED_KINDS, ConfigurationError, Settings, load_settings
 
 if TYPE_CHECKING:
     from gateway.settings import GatewayConfig
@@ -181,6 +181,7 @@ def gateway_config(settings: Settings, url: str) -> GatewayConfig:
                 idle_seconds=limits.idle_timeout_seconds,
             )
             for each in settings.providers
+            if each.kind not in UNSERVED_KINDS
         },
     )
 

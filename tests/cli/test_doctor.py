@@ -10,7 +10,7 @@ from typing import Any
 from typer.testing import CliRunner
 
 from meta_agent.cli import app
-from meta_agent.cli.doctor import executor_lock
+from meta_agent.runtime import executor_lock
 from pipelines import engine
 from storage.database import Database, session_locks
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import socket
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -18,7 +19,7 @@ import pytest
 import uvicorn
 from sqlalchemy import text
 
-from gateway.app import Gateway, create_app
+from gateway.app import Gateway, create_app, server_config
 from gateway.settings import GatewayConfig, ProviderConfig
 from storage import deployments, identities, routes, use_cases
 from storage.database import Database
@@ -154,11 +155,7 @@ def lab(base_url: str, name: str = "lab", **more: Any) -> ProviderConfig:
 @contextlib.asynccontextmanager
 async def serving(config: GatewayConfig, database: Database, token: str) -> AsyncIterator[Running]:
     app = create_app(config, database)
-    server = uvicorn.Server(
-        uvicorn.Config(
-            app, http="httptools", ws="none", lifespan="on", log_config=None, timeout_graceful_shutdown=5
-        )
-    )
+    server = uvicorn.Server(server_config(app, dataclasses.replace(config, drain_seconds=5)))
     listener = socket.create_server(("127.0.0.1", 0))
     base_url = f"http://127.0.0.1:{listener.getsockname()[1]}"
     task = asyncio.ensure_future(server.serve(sockets=[listener]))

@@ -212,3 +212,35 @@ def test_paths_are_relative_to_the_file(tmp_path: Path) -> None:
     assert settings.policies == tmp_path / "rules.yaml"
     assert settings.use_cases[0].suite == tmp_path / "cases" / "suite.yaml"
     assert settings.home == Path("~/state").expanduser()
+
+
+@pytest.mark.parametrize(
+    ("agent", "planner"),
+    [("{}", "rules"), ("{model: lab/x}", "llm"), ("{model: lab/x, planner: rules}", "rules")],
+)
+def test_a_named_model_plans_unless_told_otherwise(tmp_path: Path, agent: str, planner: str) -> None:
+    text = f'providers: [{{name: lab, kind: openai, api_key: "k"}}]\nagent: {agent}\n'
+    (tmp_path / "a.yaml").write_text(text)
+    assert load_settings(tmp_path / "a.yaml", {}).agent.chosen_planner == planner
+
+
+@pytest.mark.parametrize(
+    ("agent", "message"),
+    [
+        ("{planner: llm}", "planner llm needs agent.model"),
+        ("{model: nonsense}", "provider/model"),
+        ("{model: ghost/x}", "ghost, which is not configured"),
+    ],
+)
+def test_a_planner_that_cannot_be_built_stops_the_start(tmp_path: Path, agent: str, message: str) -> None:
+    (tmp_path / "a.yaml").write_text(f"agent: {agent}\n")
+    with pytest.raises(ConfigurationError, match=message):
+        load_settings(tmp_path / "a.yaml", {})
+
+
+def test_a_use_case_on_a_kind_without_adapter_is_refused(tmp_path: Path) -> None:
+    text = "providers: [{name: claude, kind: anthropic}]\n"
+    text += "use_cases: [{name: chat, stable: {provider: claude, model: x}}]\n"
+    (tmp_path / "a.yaml").write_text(text)
+    with pytest.raises(ConfigurationError, match="no adapter"):
+        load_settings(tmp_path / "a.yaml", {})
