@@ -1,8 +1,8 @@
 """The HTTP server's side of a connection: uvicorn's, with the limits that it does not have.
 
-A client may take only so long to send a request, and its head may be only so large; without that
-anybody could fill memory and sockets with requests that never end, and needs no key for it. Knows
-no path and no key.
+A client may take only so long to send a request or to take an answer, and a request's head may be
+only so large; without that anybody could fill memory and sockets with requests that never end, and
+needs no key for it. Knows no path and no key.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 _HEAD_BYTES = 64 * 1024
 _REQUEST_SECONDS = 60.0  #: from the first byte of a request to its last
+_STALL_SECONDS = 60.0  #: without a client taking anything of an answer that waits for it
 _NOWHERE: deque[tuple[bytes, bytes]] = deque(maxlen=0)
 _REFUSAL = b"HTTP/1.1 %s\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
 
@@ -27,12 +28,14 @@ class LimitedHttp(HttpToolsProtocol):
 
     head_bytes = _HEAD_BYTES
     request_seconds = _REQUEST_SECONDS
+    stall_seconds = _STALL_SECONDS
 
     def __init__(self, config: Config, *arguments: Any, **more: Any) -> None:
         super().__init__(config, *arguments, **more)
         self._head_size = 0
         self._in_head = True
         self._timer: asyncio.TimerHandle | None = None
+        self._stall: asyncio.TimerHandle | None = None
 
     # -- asyncio.Protocol
 
@@ -42,6 +45,7 @@ class LimitedHttp(HttpToolsProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._stop_timer()
+        self._end_stall()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
@@ -50,6 +54,19 @@ class LimitedHttp(HttpToolsProtocol):
         super().data_received(data)
         if self._in_head and self._head_size > self.head_bytes:
             self._refuse(b"431 Request Header Fields Too Large")
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._stall = self.loop.call_later(self.stall_seconds, self.transport.abort)
+
+    def resume_writing(self) -> None:
+        self._end_stall()
+        super().resume_writing()
+
+    def _end_stall(self) -> None:
+        if self._stall is not None:
+            self._stall.cancel()
+            self._stall = None
 
     # -- httptools
 

@@ -22,6 +22,7 @@ from pipelines.discovery.scan import run_scan
 from pipelines.discovery.sources.price_map import price_map_path
 from pipelines.engine import Engine, Pipeline, Starter
 from pipelines.evaluation.run import run_test
+from pipelines.rollout import orphans
 from pipelines.rollout.run import run_abort, run_deploy, run_rollback
 from storage.database import Database
 
@@ -76,7 +77,10 @@ async def work(settings: Settings, url: str) -> None:
     await engine.start()
     log.info("worker %s is ready", settings.worker.id)
     agent = Agent(database, context, settings)
-    tasks = [asyncio.create_task(engine.watch(stop)), asyncio.create_task(agent.serve(stop))]
+    tasks = [
+        asyncio.create_task(each)
+        for each in (engine.watch(stop), agent.serve(stop), orphans.watch(context, stop))
+    ]
     try:
         done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
         for task in done:

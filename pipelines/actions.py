@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Literal
 
 from pipelines import facts
+from pipelines.approvals import person
 from pipelines.context import Context
 from policies.engine import judge
 from policies.verdict import Verdict
@@ -46,9 +47,14 @@ async def execute(context: Context, proposal_id: str) -> ProposalStatus:
         judged = await _judge(connection, context, proposal)
         if judged != "approved":
             return judged
+        proposal = await _load(connection, proposal_id)  # with the verdict that was given just now
         run_id = await context.enqueue(connection, proposal)
         await proposals.update_proposal(
-            connection, proposal_id, status=ProposalStatus.EXECUTING, run_id=run_id
+            connection,
+            proposal_id,
+            status=ProposalStatus.EXECUTING,
+            run_id=run_id,
+            started_at=clock.now(),
         )
         await audit.append(
             connection,
@@ -112,16 +118,14 @@ async def _keep(
 async def _agreed(connection: Connection, proposal_id: str, verdict: Verdict) -> bool:
     """Enough distinct people of the right role said yes to exactly this."""
     proposal = await _load(connection, proposal_id)
-    proposer = proposal.proposer.removeprefix("user:")
     people = {
-        each.approver
+        person(each.approver)
         for each in await proposals.list_approvals(connection, proposal_id)
         if each.word == ApprovalWord.APPROVE
         and each.binding_digest == proposal.binding_digest
-        and each.approver != proposer
         and each.role in verdict.roles
     }
-    return len(people) >= verdict.approvals_needed > 0
+    return len(people - {person(proposal.proposer)}) >= verdict.approvals_needed > 0
 
 
 async def _close(

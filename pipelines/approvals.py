@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import unicodedata
+
 from storage import audit, clock, decisions, proposals
 from storage.database import Database
 from storage.proposals import Proposal
@@ -10,6 +12,11 @@ from storage.vocabulary import ApprovalWord, ProposalStatus, Role
 
 class ApprovalRefused(RuntimeError):  # noqa: N818  # a refusal is an answer, not a fault
     """The word was not taken; the message says why and what to do."""
+
+
+def person(name: str) -> str:
+    """Who somebody is, however the name is spelled: Ann, ann and "user:ann" are one person."""
+    return unicodedata.normalize("NFKC", name.removeprefix("user:")).casefold().strip()
 
 
 async def speak(
@@ -75,7 +82,7 @@ def _refuse(proposal: Proposal, approver: str, role: Role, word: ApprovalWord, a
         if role.rank < Role.OPERATOR.rank:
             raise ApprovalRefused("a viewer cannot reject; ask an operator")
         return
-    if proposal.proposer.removeprefix("user:") == approver:
+    if person(proposal.proposer) == person(approver):
         raise ApprovalRefused("whoever proposes cannot approve; ask somebody else")
     roles = (proposal.verdict or {}).get("roles") or [Role.APPROVER, Role.ADMIN]
     if role not in roles:

@@ -21,6 +21,7 @@ from pipelines.context import Context, PipelineError, Run
 from storage import audit, decisions, proposals
 from storage.database import Connection, Database, DatabaseUnavailable, session_locks, sqlalchemy_url
 from storage.proposals import Proposal
+from storage.vocabulary import ProposalStatus
 
 log = logging.getLogger(__name__)
 
@@ -36,6 +37,8 @@ NAME = "meta-agent"
 QUEUE = "actions"
 WORKFLOW = "carry_out"
 _POOL = 4
+#: States of a run in which it ends without having closed its proposal.
+_GIVEN_UP = ["ERROR", "CANCELLED", "MAX_RECOVERY_ATTEMPTS_EXCEEDED"]
 _LONGEST_WAIT = 15.0  # seconds between two tries while the database is away
 
 
@@ -80,7 +83,8 @@ class _Registry:
     pipelines: Mapping[str, Pipeline] = {}
 
 
-@DBOS.workflow(name=WORKFLOW)
+# A worker that dies again and again must not make its runs count as broken: no limit of recoveries.
+@DBOS.workflow(name=WORKFLOW, max_recovery_attempts=None)
 async def _carry_out(proposal_id: str) -> dict[str, Any]:
     context = _Registry.context
     if context is None:
@@ -98,7 +102,7 @@ async def _carry_out(proposal_id: str) -> dict[str, Any]:
         return {"error": message}
     except Exception as error:
         log.exception("the run of %s broke", proposal_id)
-        broken = f"{type(error).__name__}: {error}"
+        broken = f"{type(error).__name__}: {error}".replace("\x00", "").encode("utf-8", "replace").decode()
         await run.step("failed", lambda: _finish(context.database, proposal_id, False, {}, broken))
         return {"error": broken}
     succeeded = bool(outcome.get("succeeded", True))
@@ -228,6 +232,7 @@ class Engine:
         while not stop.is_set():
             try:
                 await self._adopt()
+                await self._settle_broken()
             except EngineLostError:
                 raise
             except Exception as error:
@@ -253,6 +258,22 @@ class Engine:
                     await DBOS.resume_workflows_async(orphans)
             finally:
                 await self._locks.unlock(lock)
+
+    async def _settle_broken(self) -> None:
+        """Close proposals whose runs the engine itself gave up: nothing else would ever end them."""
+        async with self.context.database.connection() as connection:
+            running = await proposals.list_proposals(
+                connection, statuses=[ProposalStatus.EXECUTING], limit=1000
+            )
+        if not running:
+            return
+        broken = await DBOS.list_workflows_async(
+            workflow_ids=[each.id for each in running], status=_GIVEN_UP, load_input=False, load_output=False
+        )
+        for each in broken:
+            log.error("the engine gave up the run of %s (%s)", each.workflow_id, each.status)
+            why = f"the engine gave this run up ({each.status})"
+            await _finish(self.context.database, each.workflow_id, False, {}, why)
 
     async def _owners(self) -> set[str]:
         return {each.executor_id for each in await self._pending() if each.executor_id}

@@ -139,8 +139,9 @@ async def _about(
     known = await _calm(connection, proposal, use_case.name, now)
     state: dict[str, Any] = {"stable": stable.id if stable else None}
     if proposal.tool == "deploy":
+        release_id = str(proposal.arguments["release_id"])
         more, evidence = await _candidate(
-            connection, use_case.name, str(proposal.arguments["release_id"]), now
+            connection, use_case.name, release_id, stable.id if stable else None, now
         )
         known, state = known | more, state | evidence
     if proposal.tool == "rollback" and stable is not None:
@@ -160,8 +161,8 @@ async def _calm(connection: Connection, proposal: Proposal, use_case: str, now: 
     past = await rollouts.list_rollouts(connection, use_case, limit=200)
     ended = [each for each in past if each.ended_at is not None]
     back = [each for each in ended if each.state == RolloutState.ROLLED_BACK]
-    executed = await proposals.list_proposals(
-        connection, tool="rollback", use_case=use_case, since=now - timedelta(days=1), limit=1000
+    executed = await proposals.count_executed(
+        connection, tool="rollback", since=now - timedelta(days=1), use_case=use_case
     )
     rejected = [
         each
@@ -175,7 +176,7 @@ async def _calm(connection: Connection, proposal: Proposal, use_case: str, now: 
         "hours_since_last_rollout_ended": _hours(now, [each.ended_at for each in ended]),
         "hours_since_last_rollback": _hours(now, [each.ended_at for each in back]),
         "hours_since_rejection": _hours(now, [each.ended_at for each in rejected]),
-        "rollbacks_last_day": sum(each.run_id is not None for each in executed)
+        "rollbacks_last_day": executed
         + sum(each.ended_at is not None and each.ended_at > now - timedelta(days=1) for each in back),
     }
 
@@ -187,13 +188,13 @@ def _hours(now: datetime, moments: list[datetime | None]) -> float:
 
 
 async def _candidate(
-    connection: Connection, use_case: str, release_id: str, now: datetime
+    connection: Connection, use_case: str, release_id: str, stable_id: str | None, now: datetime
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     release = await deployments.find_release(connection, release_id)
     if release is None or release.use_case != use_case:
         return {}, {"release": None}
     known: dict[str, Any] = {
-        "candidate_price_known": release.price_input > 0 or release.price_output > 0,
+        "candidate_price_known": release.price_input > 0 and release.price_output > 0,
         "candidate_is_meta_model": await flags.get(connection, flags.META_MODEL)
         == f"{release.provider}/{release.model}",
         "resulting_share": 1.0,
@@ -203,7 +204,9 @@ async def _candidate(
         known["candidate_retires_in_days"] = max(0.0, (offering.retires_at - now).total_seconds() / 86_400)
     evaluation = await evaluations.find(connection, release.evaluation_id) if release.evaluation_id else None
     state = {"release": release.id, "deployment": release.deployment_id, "evaluation": release.evaluation_id}
-    if evaluation is None or evaluation.candidate_release_id != release.id:
+    # Measured against what no longer serves, it is evidence of nothing.
+    compared = evaluation is not None and evaluation.stable_release_id == stable_id
+    if evaluation is None or evaluation.candidate_release_id != release.id or not compared:
         return known, state
     summary = evaluation.summary or {}
     known |= {

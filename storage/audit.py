@@ -66,7 +66,7 @@ async def append(
 
     Also tells the live feed, so that whoever watches sees what the audit holds.
     """
-    await lock_in_transaction(connection, "audit-chain")
+    await lock_in_transaction(connection, events.CHAIN)
     last = (
         await connection.execute(
             select(audit.c.sequence, audit.c.hash).order_by(audit.c.sequence.desc()).limit(1)
@@ -95,7 +95,7 @@ async def append_once(
     connection: AsyncConnection, *, actor: str, event: str, subject: str, data: Mapping[str, Any]
 ) -> bool:
     """The same, for what happens once to a subject: a step that runs again adds no second row."""
-    await lock_in_transaction(connection, "audit-chain")
+    await lock_in_transaction(connection, events.CHAIN)
     known = select(audit.c.sequence).where(audit.c.subject == subject, audit.c.event == event).limit(1)
     if (await connection.execute(known)).first() is not None:
         return False

@@ -16,6 +16,7 @@ import psycopg
 from sqlalchemy import text
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import InterfaceError, OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
 #: A connection inside a transaction, as the questions of this package take it.
@@ -25,10 +26,21 @@ Connection = AsyncConnection
 DatabaseUnavailable = (
     OperationalError,
     InterfaceError,
+    PoolTimeout,
     psycopg.OperationalError,
     psycopg.InterfaceError,
     OSError,
 )
+
+
+#: A server that falls silent without closing its connections is noticed within half a minute, not hours.
+_NOTICE_SILENCE: dict[str, Any] = {
+    "connect_timeout": 5,
+    "keepalives_idle": 10,
+    "keepalives_interval": 5,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 30_000,
+}
 
 
 def _dumps(value: Any) -> str:
@@ -58,7 +70,7 @@ class Database:
             pool_recycle=1800,
             json_serializer=_dumps,
             json_deserializer=orjson.loads,
-            connect_args={"connect_timeout": 5},
+            connect_args=_NOTICE_SILENCE,
         )
 
     @property
@@ -88,7 +100,9 @@ class Database:
         The first item is ``("", "")``: the subscription stands, read the state now. Raises a member of
         :data:`DatabaseUnavailable` when the connection breaks; the caller subscribes again.
         """
-        connection = await psycopg.AsyncConnection.connect(self.conninfo, autocommit=True)
+        connection = await psycopg.AsyncConnection.connect(
+            self.conninfo, autocommit=True, **_NOTICE_SILENCE
+        )
         try:
             for channel in channels:
                 await connection.execute(psycopg.sql.SQL("LISTEN {}").format(psycopg.sql.Identifier(channel)))
@@ -158,7 +172,9 @@ class SessionLocks:
 @contextlib.asynccontextmanager
 async def session_locks(database: Database) -> AsyncIterator[SessionLocks]:
     """A connection of its own for locks that outlive transactions."""
-    connection = await psycopg.AsyncConnection.connect(database.conninfo, autocommit=True)
+    connection = await psycopg.AsyncConnection.connect(
+        database.conninfo, autocommit=True, **_NOTICE_SILENCE
+    )
     try:
         yield SessionLocks(connection)
     finally:

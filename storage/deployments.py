@@ -20,6 +20,9 @@ from storage.rows import columns_for, load, load_optional
 from storage.tables.catalogue import offerings
 from storage.tables.fleet import deployments, releases, routes
 
+#: How the ``created_by`` of a route begins that a rollback has set: no other run sets routes itself.
+ROLLED_BACK_BY = "run:"
+
 
 @dataclass(frozen=True, slots=True)
 class Deployment:
@@ -181,16 +184,34 @@ async def list_releases(
 async def previous_stable(connection: AsyncConnection, use_case: str, than: str) -> ServedRelease | None:
     """The last release that carried all traffic of a use case, other than the one given.
 
-    "Last" by the route history, not by age: what was rolled back to counts as newer than what it replaced.
+    "Last" by the route history, not by age. What a rollback took away is no target: going back twice goes
+    two releases back, and never forth again to the one that was bad.
     """
-    query = select(routes.c.arms).where(routes.c.use_case == use_case).order_by(routes.c.revision.desc())
-    for row in await connection.execute(query):
-        stable = next((arm["release_id"] for arm in row.arms if arm["arm"] == "stable"), None)
-        if stable is not None and stable != than:
-            release = await find_release(connection, stable)
+    for release_id in reversed(await _succession(connection, use_case)):
+        if release_id != than:
+            release = await find_release(connection, release_id)
             if release is not None and release.was_stable:
                 return release
     return None
+
+
+async def _succession(connection: AsyncConnection, use_case: str) -> list[str]:
+    """Stable releases that followed one another, oldest first, without what was rolled back."""
+    query = (
+        select(routes.c.arms, routes.c.created_by)
+        .where(routes.c.use_case == use_case)
+        .order_by(routes.c.revision)
+    )
+    line: list[str] = []
+    for row in await connection.execute(query):
+        stable = next((arm["release_id"] for arm in row.arms if arm["arm"] == "stable"), None)
+        if stable is None or (line and line[-1] == stable):
+            continue
+        if row.created_by.startswith(ROLLED_BACK_BY) and stable in line:
+            del line[len(line) - line[::-1].index(stable) :]
+        else:
+            line.append(stable)
+    return line
 
 
 async def refresh_prices(connection: AsyncConnection) -> int:

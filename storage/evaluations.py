@@ -16,6 +16,7 @@ from storage import clock
 from storage.ids import new_id
 from storage.rows import columns_for, load, load_optional
 from storage.tables.evidence import evaluation_cases, evaluations
+from storage.tables.governance import proposals
 from storage.vocabulary import EvaluationStatus
 
 
@@ -138,6 +139,17 @@ async def finish(
         .where(evaluations.c.id == evaluation_id)
         .values(status=status, summary=dict(summary), reason=reason, ended_at=clock.now())
     )
+
+
+async def close_orphans(connection: AsyncConnection, reason: str) -> int:
+    """Close evaluations that are still running although their run has ended. Returns how many."""
+    ended = select(proposals.c.id).where(proposals.c.ended_at.is_not(None))
+    statement = (
+        update(evaluations)
+        .where(evaluations.c.status == EvaluationStatus.RUNNING, evaluations.c.proposal_id.in_(ended))
+        .values(status=EvaluationStatus.ERROR, reason=reason, ended_at=clock.now())
+    )
+    return (await connection.execute(statement)).rowcount
 
 
 async def find(connection: AsyncConnection, evaluation_id: str) -> Evaluation | None:

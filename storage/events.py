@@ -11,10 +11,12 @@ from sqlalchemy import func, insert, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from storage import clock
-from storage.database import notify
+from storage.database import lock_in_transaction, notify
 from storage.rows import columns_for, load
 from storage.tables.governance import events
 
+#: The lock of the audit's chain, which the feed shares: two locks would be taken in two orders.
+CHAIN = "audit-chain"
 #: The NOTIFY channel of new events.
 CHANNEL = "events"
 
@@ -31,7 +33,12 @@ class Event:
 
 
 async def publish(connection: AsyncConnection, *, kind: str, subject: str, data: Mapping[str, Any]) -> None:
-    """Add an event; listeners wake when the transaction commits."""
+    """Add an event; listeners wake when the transaction commits.
+
+    One writer at a time, so that ids are committed in their order: whoever tails by id would otherwise
+    pass over an event whose transaction took longer than a later one's.
+    """
+    await lock_in_transaction(connection, CHAIN)
     await connection.execute(
         insert(events).values(at=clock.now(), kind=kind, subject=subject, data=dict(data))
     )

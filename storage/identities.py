@@ -169,7 +169,9 @@ async def change_user(
         return await find_user(connection, name) is not None
     if password_hash is not None or disabled:
         await connection.execute(delete(sessions).where(sessions.c.user_name == name))
-    return (await connection.execute(update(users).where(users.c.name == name).values(**values))).rowcount == 1
+    return (
+        await connection.execute(update(users).where(users.c.name == name).values(**values))
+    ).rowcount == 1
 
 
 async def find_user(connection: AsyncConnection, name: str) -> User | None:

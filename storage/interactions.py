@@ -268,27 +268,78 @@ async def list_incidents(
     return [load(Incident, row) for row in await connection.execute(query)]
 
 
-async def of_rollout(
-    connection: AsyncConnection, rollout_id: str, kind: InteractionKind, since: datetime | None = None
-) -> list[Interaction]:
-    """The interactions that a rollout is judged by, in the order in which they began."""
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What an analysis needs of an interaction: how it ended and what it took, and none of the words."""
+
+    id: str
+    at: datetime
+    arm: str | None
+    weight: float | None
+    unit: str | None
+    status: str
+    cost_usd: Decimal | None
+    latency_ms: float | None
+    flagged: bool  #: a detector found something
+
+
+def _outcome_columns(table: Any) -> list[Any]:
+    flagged = func.coalesce(func.jsonb_array_length(table.findings) > 0, False).label("flagged")
+    names = [name for name in Outcome.__dataclass_fields__ if name != "flagged"]
+    return [*(table[name] for name in names), flagged]
+
+
+async def canary_outcomes(connection: AsyncConnection, rollout_id: str) -> list[Outcome]:
+    """The live answers that a rollout is judged by, in the order in which they began.
+
+    A fallback's answer is not among them: the arm that was drawn is the one that failed.
+    """
+    table = interactions.c
     query = (
-        select(*columns_for(Interaction, interactions))
-        .where(interactions.c.rollout_id == rollout_id, interactions.c.kind == kind)
-        .order_by(interactions.c.at)
+        select(*_outcome_columns(table))
+        .where(
+            table.rollout_id == rollout_id,
+            table.kind == InteractionKind.LIVE,
+            table.fallback_of.is_(None),
+            table.arm.is_not(None),
+            table.unit.is_not(None),
+        )
+        .order_by(table.at)
     )
-    if since is not None:
-        query = query.where(interactions.c.at >= since)
-    return [load(Interaction, row) for row in await connection.execute(query)]
+    return [Outcome(*row) for row in await connection.execute(query)]
 
 
-async def shadow_pairs(connection: AsyncConnection, rollout_id: str) -> list[tuple[Interaction, Interaction]]:
+async def shadow_pairs(connection: AsyncConnection, rollout_id: str) -> list[tuple[Outcome, Outcome]]:
     """(stable's answer, candidate's answer in the shadow) to the same request, oldest first."""
-    shadows = await of_rollout(connection, rollout_id, InteractionKind.SHADOW)
-    wanted = {each.shadow_of for each in shadows if each.shadow_of}
-    query = select(*columns_for(Interaction, interactions)).where(interactions.c.id.in_(wanted))
-    originals = {row.id: load(Interaction, row) for row in await connection.execute(query)}
-    return [(originals[each.shadow_of], each) for each in shadows if each.shadow_of in originals]
+    shadow, original = interactions.alias("shadow"), interactions.alias("original")
+    mine, theirs = _outcome_columns(original.c), _outcome_columns(shadow.c)
+    query = (
+        select(*mine, *theirs)
+        .join_from(shadow, original, original.c.id == shadow.c.shadow_of)
+        .where(shadow.c.rollout_id == rollout_id, shadow.c.kind == InteractionKind.SHADOW)
+        .order_by(shadow.c.at)
+    )
+    size = len(mine)
+    return [(Outcome(*row[:size]), Outcome(*row[size:])) for row in await connection.execute(query)]
+
+
+async def live_outcomes(
+    connection: AsyncConnection, *, use_case: str, release_id: str, since: datetime, limit: int
+) -> list[Outcome]:
+    """How the live answers of a release ended, newest first."""
+    table = interactions.c
+    query = (
+        select(*_outcome_columns(table))
+        .where(
+            table.use_case == use_case,
+            table.release_id == release_id,
+            table.kind == InteractionKind.LIVE,
+            table.at >= since,
+        )
+        .order_by(table.at.desc())
+        .limit(limit)
+    )
+    return [Outcome(*row) for row in await connection.execute(query)]
 
 
 async def recent(

@@ -44,6 +44,7 @@ class Proposal:
     error: str | None
     created_at: datetime
     waiting_since: datetime | None
+    started_at: datetime | None  #: when its run was enqueued
     expires_at: datetime
     ended_at: datetime | None
 
@@ -136,7 +137,7 @@ async def count_executed(
     query = (
         select(func.count())
         .select_from(proposals)
-        .where(proposals.c.tool == tool, proposals.c.created_at >= since, proposals.c.run_id.is_not(None))
+        .where(proposals.c.tool == tool, proposals.c.started_at >= since)
     )
     if use_case is not None:
         query = query.where(proposals.c.use_case == use_case)
@@ -172,7 +173,7 @@ async def record_approval(
     word: ApprovalWord,
     comment: str | None,
 ) -> bool:
-    """Keep a person's word. False: this person has spoken already, and the first word stands."""
+    """Keep a person's word. False: this person has spoken on exactly this, and the first word stands."""
     statement = upsert(approvals).values(
         id=new_id("app"),
         proposal_id=proposal.id,
@@ -183,8 +184,9 @@ async def record_approval(
         comment=comment,
         at=clock.now(),
     )
+    once = ["proposal_id", "approver", "binding_digest"]
     result = await connection.execute(
-        statement.on_conflict_do_nothing(index_elements=["proposal_id", "approver"]).returning(approvals.c.id)
+        statement.on_conflict_do_nothing(index_elements=once).returning(approvals.c.id)
     )
     await notify(connection, CHANNEL, proposal.id)
     return result.first() is not None

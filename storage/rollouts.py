@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import insert, select, update
+from sqlalchemy import case, insert, select, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -15,6 +15,7 @@ from storage import clock
 from storage.ids import new_id
 from storage.rows import columns_for, load, load_optional
 from storage.tables.fleet import rollout_measurements, rollouts
+from storage.tables.governance import proposals
 from storage.vocabulary import RolloutState
 
 
@@ -92,9 +93,11 @@ async def create(
     return rollout_id
 
 
-async def find(connection: AsyncConnection, rollout_id: str) -> Rollout | None:
-    """The rollout of that id."""
+async def find(connection: AsyncConnection, rollout_id: str, *, lock: bool = False) -> Rollout | None:
+    """The rollout of that id; locked until the end of the transaction if asked."""
     query = select(*columns_for(Rollout, rollouts)).where(rollouts.c.id == rollout_id)
+    if lock:
+        query = query.with_for_update()
     return load_optional(Rollout, (await connection.execute(query)).first())
 
 
@@ -116,6 +119,16 @@ async def list_rollouts(
     return [load(Rollout, row) for row in await connection.execute(query)]
 
 
+async def orphans(connection: AsyncConnection) -> list[Rollout]:
+    """Rollouts under way that nobody watches: the run that carried them out has ended."""
+    query = (
+        select(*columns_for(Rollout, rollouts))
+        .join(proposals, proposals.c.id == rollouts.c.proposal_id)
+        .where(rollouts.c.ended_at.is_(None), proposals.c.ended_at.is_not(None))
+    )
+    return [load(Rollout, row) for row in await connection.execute(query)]
+
+
 async def transition(connection: AsyncConnection, rollout: Rollout, **changes: Any) -> bool:
     """Move a rollout on, if it still stands where the caller read it. False: somebody else moved it."""
     statement = (
@@ -127,11 +140,15 @@ async def transition(connection: AsyncConnection, rollout: Rollout, **changes: A
 
 
 async def request(connection: AsyncConnection, rollout_id: str, wish: str) -> bool:
-    """Leave a person's wish (abort, pause, resume) for the run to take. False: it has ended."""
+    """Leave a person's wish (abort, pause, resume) for the run to take. False: it has ended.
+
+    A later wish replaces an earlier one that was not taken yet, but nothing replaces an abort.
+    """
+    standing = rollouts.c.requested
     statement = (
         update(rollouts)
         .where(rollouts.c.id == rollout_id, rollouts.c.ended_at.is_(None))
-        .values(requested=wish)
+        .values(requested=case((standing == "abort", standing), else_=wish))
     )
     return (await connection.execute(statement)).rowcount == 1
 

@@ -217,6 +217,11 @@ class RouteRow:
         return next((float(each["weight"]) for each in self.arms if each["arm"] == arm), 0.0)
 
 
+async def lock(connection: AsyncConnection) -> None:
+    """Become the one writer of routes until the end of the transaction; the audit is locked after it."""
+    await lock_in_transaction(connection, "routes")
+
+
 async def set_route(
     connection: AsyncConnection,
     *,
@@ -234,7 +239,7 @@ async def set_route(
     """
     # One writer at a time over all use cases: versions are then committed in their order, and a gateway
     # that acknowledges one has seen every one before it.
-    await lock_in_transaction(connection, "routes")
+    await lock(connection)
     current = await current_route(connection, use_case)
     settings = [{"arm": arm.arm, "release_id": arm.release_id, "weight": arm.weight} for arm in arms]
     if current is not None and current.arms == settings and current.rollout_id == rollout_id:

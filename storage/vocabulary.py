@@ -65,7 +65,7 @@ class RolloutState(StrEnum):
     PAUSED = "paused"  #: inconclusive, or held by a person
     PROMOTED = "promoted"
     ROLLED_BACK = "rolled_back"
-    ABORTED = "aborted"  #: stopped by a person
+    ABORTED = "aborted"  #: stopped by a person, or because nobody watched it any more
 
     @property
     def is_final(self) -> bool:

@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping
 from importlib.resources import files
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from meta_agent.fleet_facts import FleetFacts
 from meta_agent.planner import MAX_ACTIONS, Plan, PlannedAction, refusal
@@ -38,8 +38,18 @@ class _Wire(BaseModel):
 Identifier = Annotated[str, Field(min_length=1, max_length=200)]
 
 
+def _storable(text: str) -> str:
+    """No NUL and no lone surrogate: the database takes neither, and the cycle would break on them."""
+    if "\x00" in text or (not text.isascii() and text.encode("utf-8", "replace").decode() != text):
+        raise ValueError("not storable text")
+    return text
+
+
+Words = Annotated[str, AfterValidator(_storable)]
+
+
 class _Action(_Wire):
-    reason: str = Field(max_length=600)
+    reason: Words = Field(max_length=600)
     expected_saving_share: float | None = Field(ge=-10, le=1, allow_inf_nan=False)
 
     def arguments(self) -> dict[str, str]:
@@ -82,7 +92,7 @@ class _Abort(_Action):
 
 
 class _Reply(_Wire):
-    summary: str = Field(max_length=1000)
+    summary: Words = Field(max_length=1000)
     actions: list[
         Annotated[_Scan | _Rank | _Test | _Deploy | _Rollback | _Abort, Field(discriminator="tool")]
     ] = Field(max_length=MAX_ACTIONS)
@@ -136,9 +146,12 @@ class LlmPlanner:
         self._model: BaseChatModel | None = None
 
     async def plan(self, facts: FleetFacts, signals: tuple[Signal, ...]) -> Plan:
-        """What the model makes of these signals. Asks nothing when there is nothing to decide."""
+        """What the model makes of these signals. Asks nothing when there is nothing to decide, or no time."""
         rules = plan_by_rules(facts, signals)
-        if facts.paused or not signals:
+        # Proof of harm leaves nothing to weigh: a model that is slow, wrong or led astray must not stand
+        # between it and the way back.
+        urgent = any(action.tool == "rollback" for action in rules.actions)
+        if facts.paused or not signals or urgent:
             return rules
         try:
             async with asyncio.timeout(DEADLINE_SECONDS):

@@ -41,6 +41,11 @@ def log_sum_exp(values: Sequence[float]) -> float:
     return most + math.log(sum(math.exp(value - most) for value in values))
 
 
+def _log_add(first: float, second: float) -> float:
+    """The same for two: the innermost step of a look at much traffic."""
+    return max(first, second) + math.log1p(math.exp(-abs(first - second)))
+
+
 def as_e_value(log_e: float) -> float:
     """exp, capped so that overwhelming evidence stays a finite number in JSON."""
     return math.exp(min(log_e, _LOG_MOST))
@@ -83,6 +88,11 @@ class LabelBet:
             self._logs[index] += math.log(q / q0) if candidate else math.log((1 - q) / (1 - q0))
 
     @property
+    def logs(self) -> tuple[float, ...]:
+        """log of the wealth on each ratio."""
+        return tuple(self._logs)
+
+    @property
     def log_e(self) -> float:
         """log of the wealth."""
         return log_sum_exp(self._logs)
@@ -117,16 +127,18 @@ class RestartingLabelBet:
         self._rho0 = rho0
         self._every = every
         self._seen = 0
-        self._bets = [LabelBet(rho0)]
+        # Every bet moves by the same factors, so that one is kept, and where it stood as others began.
+        self._bet = LabelBet(rho0)
+        self._stakes = list(self._bet.logs)
+        self._starts = [self._stakes]
 
     def restart(self) -> None:
         """Begin another bet now, as at a new step of the rollout."""
-        self._bets.append(LabelBet(self._rho0))
+        self._starts.append(list(self._bet.logs))
 
     def failure(self, *, candidate: bool, weight: float) -> None:
         """Count one failure in every bet that has begun."""
-        for bet in self._bets:
-            bet.failure(candidate=candidate, weight=weight)
+        self._bet.failure(candidate=candidate, weight=weight)
         self._seen += 1
         if self._seen % self._every == 0:
             self.restart()
@@ -134,9 +146,15 @@ class RestartingLabelBet:
     @property
     def log_e(self) -> float:
         """log of the wealth of all bets and the idle rest of the stake."""
-        idle = -math.log(len(self._bets) + 1)
+        idle = -math.log(len(self._starts) + 1)
         return log_sum_exp(
-            [idle, *(bet.log_e - math.log(j * (j + 1)) for j, bet in enumerate(self._bets, 1))]
+            [idle, *(self._wealth(start) - math.log(j * (j + 1)) for j, start in enumerate(self._starts, 1))]
+        )
+
+    def _wealth(self, start: Sequence[float]) -> float:
+        """log of the wealth of the bet that began there."""
+        return log_sum_exp(
+            [now - then + stake for now, then, stake in zip(self._bet.logs, start, self._stakes, strict=True)]
         )
 
     @property
@@ -146,15 +164,17 @@ class RestartingLabelBet:
 
     def to_json(self) -> dict[str, Any]:
         """The whole state, for a JSONB column."""
-        bets = [bet.to_json() for bet in self._bets]
-        return {"rho0": self._rho0, "every": self._every, "seen": self._seen, "bets": bets}
+        starts = [list(start) for start in self._starts]
+        bet = self._bet.to_json()
+        return {"rho0": self._rho0, "every": self._every, "seen": self._seen, "bet": bet, "starts": starts}
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> RestartingLabelBet:
         """The inverse of :meth:`to_json`."""
         bet = cls(float(data["rho0"]), int(data["every"]))
         bet._seen = int(data["seen"])
-        bet._bets = [LabelBet.from_json(each) for each in data["bets"]]
+        bet._bet = LabelBet.from_json(data["bet"])
+        bet._starts = [[float(value) for value in start] for start in data["starts"]]
         return bet
 
 
@@ -183,11 +203,10 @@ class LogitBet:
         deviation = math.sqrt(self._squares / self._count) if self._count else 0.0
         if self._count >= _WARM_UP and deviation > 0:
             z = max(-_CLIP, min(_CLIP, (value - self._mean) / deviation))
+            mine, theirs = math.log(weight), math.log(1 - weight)
             for index, theta in enumerate(EFFECTS):
                 s = theta * z
-                self._logs[index] += (s if candidate else 0.0) - log_sum_exp(
-                    [math.log(weight) + s, math.log(1 - weight)]
-                )
+                self._logs[index] += (s if candidate else 0.0) - _log_add(mine + s, theirs)
         # The scale may only use the past: this score joins it after it was bet on.
         self._count += 1
         step = value - self._mean

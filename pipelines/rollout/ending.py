@@ -11,7 +11,7 @@ from policies.engine import judge
 from policies.facts import Facts
 from policies.policy import Policy
 from storage import audit, clock, decisions, deployments, interactions, rollouts, routes, use_cases
-from storage.database import Connection
+from storage.database import Connection, lock_in_transaction
 from storage.rollouts import Rollout
 from storage.routes import ArmSetting, RouteRow
 from storage.vocabulary import Arm, AssignmentUnit, Risk, RolloutState, Severity
@@ -23,8 +23,18 @@ _ENDS = {
 }
 
 
+async def lock_traffic(connection: Connection, use_case: str) -> None:
+    """Serialise what begins to move a use case's traffic, so that each sees what the other one did."""
+    await lock_in_transaction(connection, f"traffic:{use_case}")
+
+
 async def end(
-    connection: Connection, policy: Policy, rollout: Rollout, action: Action, analysis: Analysis | None
+    connection: Connection,
+    policy: Policy,
+    rollout: Rollout,
+    action: Action,
+    analysis: Analysis | None,
+    because: str | None = None,
 ) -> int | None:
     """End a rollout within the caller's transaction; returns the version of the route that stands now.
 
@@ -32,7 +42,7 @@ async def end(
     abort with an open alert, and that verdict is kept with the reasons.
     """
     state = _ENDS[action]
-    why = {
+    why = because or {
         Action.PROMOTE: "every step succeeded",
         Action.ABORT: "a person asked for it",
     }.get(action, analysis.why if analysis else "the analysis failed")
@@ -85,7 +95,7 @@ async def _all_to(
 async def _verdict(
     connection: Connection, policy: Policy, rollout: Rollout, action: Action
 ) -> dict[str, Any] | None:
-    if action is not Action.ROLL_BACK:
+    if action is Action.PROMOTE:
         return None
     use_case = await use_cases.find(connection, rollout.use_case)
     facts = Facts(
@@ -97,7 +107,7 @@ async def _verdict(
         agent_paused=False,
         actions_last_day=0,
         rollout_active=True,
-        alert_open=True,
+        alert_open=action is Action.ROLL_BACK,
     )
     return {**judge(policy, "abort", facts).to_json(), "facts": facts.to_json()}
 
@@ -147,6 +157,7 @@ async def roll_back_release(run: Run, use_case: str) -> dict[str, Any]:
     """Make the release before the current one stable again. Done twice, it goes back once."""
     reason = f"rollback {run.id}"
     async with run.context.database.transaction() as connection:
+        await lock_traffic(connection, use_case)
         route = await routes.current_route(connection, use_case)
         current = route.release_of(Arm.STABLE) if route else None
         if route is None or current is None:

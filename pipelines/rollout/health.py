@@ -9,7 +9,7 @@ from typing import Any
 from pipelines.rollout.betting import FixedRateBet
 from storage import interactions
 from storage.database import Connection
-from storage.vocabulary import InteractionKind, InteractionStatus
+from storage.vocabulary import InteractionStatus
 
 #: How far back an alert looks.
 WINDOW = timedelta(minutes=15)
@@ -38,13 +38,8 @@ async def find_alert(connection: Connection, use_case: str, release_id: str, now
 
     A unit votes once: it is bad as soon as one of its answers failed or was stopped.
     """
-    rows = await interactions.recent(
-        connection,
-        use_case=use_case,
-        release_id=release_id,
-        kind=InteractionKind.LIVE,
-        since=now - WINDOW,
-        limit=5000,
+    rows = await interactions.live_outcomes(
+        connection, use_case=use_case, release_id=release_id, since=now - WINDOW, limit=5000
     )
     units: dict[str, bool] = {}
     for row in reversed(rows):

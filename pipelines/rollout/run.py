@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Mapping
+import time
+from collections.abc import Iterable, Mapping
 from datetime import datetime
 from typing import Any
 
@@ -20,23 +21,21 @@ from pipelines.rollout.next_action import Action, OperatorRequest, next_action
 from pipelines.rollout.plan import RolloutPlan
 from pipelines.rollout.votes import Row, pairs_from, votes_from
 from policies.policy import Policy
-from storage import audit, clock, deployments, interactions, rollouts, routes, use_cases
-from storage.database import Connection
-from storage.interactions import Interaction
+from storage import audit, clock, deployments, evaluations, interactions, rollouts, routes, use_cases
+from storage.database import Connection, DatabaseUnavailable
+from storage.interactions import Outcome
 from storage.rollouts import Rollout
 from storage.routes import ArmSetting
-from storage.vocabulary import (
-    Arm,
-    AssignmentUnit,
-    InteractionKind,
-    InteractionStatus,
-    RolloutState,
-)
+from storage.vocabulary import Arm, AssignmentUnit, InteractionStatus, RolloutState
 
 log = logging.getLogger(__name__)
 
 #: One durable step watches for at most this long, so that the run's memory shows that it lives.
 _WATCH_SECONDS = 60.0
+#: A look that took long is followed by a pause this many times as long: the worker has other runs to serve.
+_PAUSE_PER_LOOK = 4.0
+#: So many looks in a row may break before the run gives up; ``orphans`` then gives traffic back to stable.
+_BROKEN_LOOKS = 5
 #: How long a new route may take to reach every gateway before that is worth an event.
 _ACKNOWLEDGE_SECONDS = 10.0
 
@@ -68,6 +67,7 @@ async def start_rollout(run: Run, use_case_name: str, release_id: str) -> str:
     async with run.context.database.transaction() as connection:
         if await rollouts.find(connection, rollout_id):
             return rollout_id
+        await ending.lock_traffic(connection, use_case_name)
         use_case = await use_cases.find(connection, use_case_name)
         route = await routes.current_route(connection, use_case_name)
         stable = route.release_of(Arm.STABLE) if route else None
@@ -76,6 +76,7 @@ async def start_rollout(run: Run, use_case_name: str, release_id: str) -> str:
             raise PipelineError(f"{release_id} cannot be rolled out: use case, route or release is not there")
         if stable == release_id:
             raise PipelineError(f"{release_id} already serves {use_case_name}")
+        await _refuse_old_evidence(connection, candidate.evaluation_id, stable)
         plan = plan_for(run.context, use_case)
         try:
             await rollouts.create(
@@ -108,6 +109,13 @@ async def start_rollout(run: Run, use_case_name: str, release_id: str) -> str:
     return rollout_id
 
 
+async def _refuse_old_evidence(connection: Connection, evaluation_id: str | None, stable: str) -> None:
+    """The run may start long after it was judged, and something else may have become stable meanwhile."""
+    evaluation = await evaluations.find(connection, evaluation_id) if evaluation_id else None
+    if evaluation is not None and evaluation.stable_release_id != stable:
+        raise PipelineError(f"{evaluation.id} compares with a release that serves no longer; test again")
+
+
 def plan_for(context: Context, use_case: use_cases.UseCase) -> RolloutPlan:
     """The default plan, changed by the settings and then by the use case."""
     changes = {**context.rollout_defaults, **use_case.rollout_plan}
@@ -116,14 +124,23 @@ def plan_for(context: Context, use_case: use_cases.UseCase) -> RolloutPlan:
 
 async def _watch(context: Context, rollout_id: str) -> dict[str, Any]:
     """Look again and again until the rollout moves, ends, or a while has passed."""
-    loop = asyncio.get_running_loop()
-    until = loop.time() + _WATCH_SECONDS
+    until, broken = time.monotonic() + _WATCH_SECONDS, 0
     while True:
-        rollout = await advance(context, rollout_id)
-        state = RolloutState(rollout.state)
-        if state.is_final or loop.time() >= until:
-            return {"state": state, "final": state.is_final, "reason": rollout.reason}
-        await asyncio.sleep(context.poll_seconds)
+        began = time.monotonic()
+        try:
+            rollout = await advance(context, rollout_id)
+        except (PipelineError, *DatabaseUnavailable):
+            raise
+        except Exception:
+            broken += 1
+            if broken >= _BROKEN_LOOKS:
+                raise
+            log.exception("%s: look %d of %d broke", rollout_id, broken, _BROKEN_LOOKS)
+        else:
+            broken, state = 0, RolloutState(rollout.state)
+            if state.is_final or time.monotonic() >= until:
+                return {"state": state, "final": state.is_final, "reason": rollout.reason}
+        await asyncio.sleep(max(context.poll_seconds, _PAUSE_PER_LOOK * (time.monotonic() - began)))
 
 
 async def advance(context: Context, rollout_id: str) -> Rollout:
@@ -134,7 +151,8 @@ async def advance(context: Context, rollout_id: str) -> Rollout:
             return rollout
         analysis = await analyse(connection, rollout, clock.now())
     async with context.database.transaction() as connection:
-        current = await _get(connection, rollout_id)
+        # Locked: a person's wish that arrives meanwhile waits, and is not wiped out by this transition.
+        current = await _get(connection, rollout_id, lock=True)
         if current.epoch != rollout.epoch:
             return current
         action = _decide(context.policy, current, analysis, clock.now())
@@ -145,8 +163,8 @@ async def advance(context: Context, rollout_id: str) -> Rollout:
         return await _get(connection, rollout_id)
 
 
-async def _get(connection: Connection, rollout_id: str) -> Rollout:
-    rollout = await rollouts.find(connection, rollout_id)
+async def _get(connection: Connection, rollout_id: str, *, lock: bool = False) -> Rollout:
+    rollout = await rollouts.find(connection, rollout_id, lock=lock)
     if rollout is None:
         raise PipelineError(f"there is no rollout {rollout_id}")
     return rollout
@@ -162,16 +180,23 @@ async def analyse(connection: Connection, rollout: Rollout, now: datetime) -> An
     waited = (now - rollout.step_started_at).total_seconds() if rollout.step_started_at else 0.0
     if state is RolloutState.SHADOW:
         pairs = await interactions.shadow_pairs(connection, rollout.id)
-        rows = [row for pair in pairs for row in _pair_rows(*pair)]
-        return analyse_shadow(pairs_from(rows), plan, waited)
+        return await asyncio.to_thread(_analyse_pairs, pairs, plan, waited)
     if state is RolloutState.CANARY:
-        live = await interactions.of_rollout(connection, rollout.id, InteractionKind.LIVE)
-        votes = votes_from(_row(each) for each in live if each.fallback_of is None and each.arm and each.unit)
-        return analyse_canary(votes, plan, rollout.step, waited)
+        live = await interactions.canary_outcomes(connection, rollout.id)
+        # Beside the loop: with much traffic this takes seconds.
+        return await asyncio.to_thread(_analyse_votes, live, plan, rollout.step, waited)
     return None
 
 
-def _row(interaction: Interaction, *, arm: Arm | None = None, pair: str | None = None) -> Row:
+def _analyse_pairs(pairs: Iterable[tuple[Outcome, Outcome]], plan: RolloutPlan, waited: float) -> Analysis:
+    return analyse_shadow(pairs_from(row for pair in pairs for row in _pair_rows(*pair)), plan, waited)
+
+
+def _analyse_votes(live: Iterable[Outcome], plan: RolloutPlan, step: int, waited: float) -> Analysis:
+    return analyse_canary(votes_from(_row(each) for each in live), plan, step, waited)
+
+
+def _row(interaction: Outcome, *, arm: Arm | None = None, pair: str | None = None) -> Row:
     return Row(
         unit=interaction.unit or interaction.id,
         arm=arm or Arm(interaction.arm or Arm.STABLE),
@@ -180,12 +205,12 @@ def _row(interaction: Interaction, *, arm: Arm | None = None, pair: str | None =
         at=interaction.at,
         latency_ms=interaction.latency_ms,
         cost_usd=None if interaction.cost_usd is None else float(interaction.cost_usd),
-        finding=bool(interaction.findings),
+        finding=interaction.flagged,
         pair=pair,
     )
 
 
-def _pair_rows(original: Interaction, copy: Interaction) -> tuple[Row, Row]:
+def _pair_rows(original: Outcome, copy: Outcome) -> tuple[Row, Row]:
     return (
         _row(original, arm=Arm.STABLE, pair=original.id),
         _row(copy, arm=Arm.SHADOW, pair=original.id),
@@ -215,16 +240,9 @@ async def _carry_out(
     connection: Connection, context: Context, rollout: Rollout, analysis: Analysis | None, action: Action
 ) -> int | None:
     """Do what follows within the caller's transaction; returns the version of a new route."""
-    if analysis is not None:
-        metrics = [metric.to_json() for metric in analysis.metrics]
-        summary = {
-            "name": "all",
-            "e_value": analysis.e_value,
-            "threshold": analysis.threshold,
-            "why": analysis.why,
-        }
-        await rollouts.record_measurement(connection, rollout, analysis.phase, [*metrics, summary])
     kept = analysis.to_json() if analysis else rollout.analysis
+    if analysis is not None and (action is not Action.HOLD or _numbers(kept) != _numbers(rollout.analysis)):
+        await _measure(connection, rollout, analysis)
     if action is Action.HOLD:
         if kept != rollout.analysis:
             await rollouts.transition(connection, rollout, analysis=kept)
@@ -232,7 +250,8 @@ async def _carry_out(
     if action is Action.NEXT_STEP:
         return await _next_step(connection, rollout, kept)
     if action is Action.PAUSE:
-        why = "a person asked for a pause" if rollout.requested else (analysis.why if analysis else "")
+        asked = rollout.requested == OperatorRequest.PAUSE
+        why = "a person asked for a pause" if asked else (analysis.why if analysis else "")
         changes: dict[str, Any] = {"state": RolloutState.PAUSED, "resume_state": rollout.state, "reason": why}
         await _move(connection, rollout, "rollout.paused", why, analysis=kept, **changes)
         return None
@@ -241,6 +260,22 @@ async def _carry_out(
         await _move(connection, rollout, "rollout.resumed", "a person resumed it", analysis=kept, **changes)
         return None
     return await ending.end(connection, context.policy, rollout, action, analysis)
+
+
+def _numbers(kept: Mapping[str, Any]) -> tuple[Any, Any]:
+    """What a chart would show. The sentence beside it may count seconds, which is nothing new."""
+    return kept.get("phase"), kept.get("metrics")
+
+
+async def _measure(connection: Connection, rollout: Rollout, analysis: Analysis) -> None:
+    metrics = [metric.to_json() for metric in analysis.metrics]
+    summary = {
+        "name": "all",
+        "e_value": analysis.e_value,
+        "threshold": analysis.threshold,
+        "why": analysis.why,
+    }
+    await rollouts.record_measurement(connection, rollout, analysis.phase, [*metrics, summary])
 
 
 async def _next_step(connection: Connection, rollout: Rollout, analysis: Mapping[str, Any]) -> int | None:
@@ -259,6 +294,8 @@ async def _next_step(connection: Connection, rollout: Rollout, analysis: Mapping
             ArmSetting(Arm.CANDIDATE, rollout.candidate_release_id, weight),
         ]
         why = f"{weight:.0%}"
+    # Locks are taken in one order everywhere: the rollout, the routes, the audit.
+    await routes.lock(connection)
     moved = await _move(
         connection,
         rollout,

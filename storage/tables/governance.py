@@ -43,6 +43,7 @@ proposals = Table(
     words("error", nullable=True),
     moment("created_at"),
     moment("waiting_since", nullable=True),
+    moment("started_at", nullable=True),
     moment("expires_at"),
     moment("ended_at", nullable=True),
     Index(None, "status", "created_at"),
@@ -60,7 +61,7 @@ approvals = Table(
     words("binding_digest"),  # of tool, arguments, state and policy: what exactly was approved
     words("comment", nullable=True),
     moment("at"),
-    UniqueConstraint("proposal_id", "approver"),
+    UniqueConstraint("proposal_id", "approver", "binding_digest"),
 )
 
 decisions = Table(

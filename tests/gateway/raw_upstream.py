@@ -41,6 +41,7 @@ class RawUpstream:
         self.answer = b""
         self.closes = True
         self.connections = 0
+        self.sent = 0  #: bytes, roughly
         self.requests: list[bytes] = []
         self.port = 0
 
@@ -64,8 +65,10 @@ class RawUpstream:
                 head = await reader.readuntil(b"\r\n\r\n")
                 length = int(head.lower().split(b"content-length: ")[1].split(b"\r\n")[0])
                 self.requests.append(await reader.readexactly(length))
-                writer.write(self.answer)
-                await writer.drain()
+                for start in range(0, len(self.answer), 65536):
+                    writer.write(self.answer[start : start + 65536])
+                    await writer.drain()
+                    self.sent += 65536
                 if self.closes:
                     break
         writer.close()

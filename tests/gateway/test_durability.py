@@ -17,12 +17,16 @@ from typing import Any
 
 import httpx
 import orjson
+import psycopg
 import pytest
+from sqlalchemy import text
 
+import gateway.journal
+import gateway.log_shipper
 from gateway.journal import INTERACTION, Journal, SpoolInUseError, read_lines
-from gateway.log_shipper import LogShipper
+from gateway.log_shipper import LogShipper, _batches
 from storage import identities
-from storage.database import Database
+from storage.database import Database, DatabaseUnavailable
 from tests.gateway.conftest import USE_CASE, Fleet, Running, config_for, lab, serving, until
 from tests.gateway.fake_upstream import FakeUpstream
 
@@ -269,6 +273,136 @@ async def test_a_row_that_the_database_refuses_stops_nobody(gateway: Running, fl
     await fleet.one_row("id = 'int_good'")
     refused = (journal._directory / "refused.ndjson").read_bytes()
     assert orjson.loads(refused)["id"] == "int_bad"
+
+
+async def test_trouble_of_the_database_itself_sets_no_row_aside(gateway: Running, fleet: Fleet) -> None:
+    shipper = gateway.app._shipper
+    await _execute(fleet, "alter table interactions rename to away")
+    await gateway.post(BODY)
+    attempts = 0
+    attempt = shipper._ship_once
+
+    async def counted() -> bool:
+        nonlocal attempts
+        attempts += 1
+        return await attempt()
+
+    shipper._ship_once = counted  # type: ignore[method-assign]  # counts, and does all that it did
+
+    async def tried_often() -> bool:
+        return attempts >= 5
+
+    await until(tried_often)
+    assert shipper.failing == "UndefinedTable (42P01)"
+    await _execute(fleet, "alter table away rename to interactions")
+    assert (await fleet.one_row())["status"] == "ok"
+    assert (shipper.refused, shipper.shipped) == (0, 1)
+
+
+async def _execute(fleet: Fleet, statement: str) -> None:
+    async with fleet.db.transaction() as connection:
+        await connection.execute(text(statement))
+
+
+async def test_a_refused_row_shows_in_no_log(
+    gateway: Running, fleet: Fleet, caplog: pytest.LogCaptureFixture
+) -> None:
+    gateway.app._journal.record(
+        INTERACTION, {"id": "int_bad", "request": {"a": "the prompt"}, "at": "the prompt"}
+    )
+
+    async def refused() -> bool:
+        return gateway.app._shipper.refused == 1
+
+    await until(refused)
+    assert "set aside" in caplog.text
+    assert "the prompt" not in caplog.text
+    assert (gateway.app._journal._directory / "refused.ndjson").stat().st_mode & 0o777 == 0o600
+
+
+async def test_a_segment_that_was_taken_away_stops_nobody(gateway: Running, fleet: Fleet) -> None:
+    journal = gateway.app._journal
+    journal._closed.append(journal._directory / "000000000000.jsonl")
+    await gateway.post(BODY)
+    await fleet.one_row()
+    assert journal.closed == ()
+
+
+async def test_rows_in_memory_wait_for_the_database_in_their_order(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gateway.journal, "_MEMORY_BYTES", 60)
+    journal = Journal(tmp_path)
+    monkeypatch.setattr(journal, "_write", _full_disk)
+    for number in range(4):
+        journal.record(INTERACTION, {"id": number})
+    assert journal.lost == 2, "each line is 24 bytes long"
+    taken = journal.take_memory()
+    journal.record(INTERACTION, {"id": 4})
+    journal.put_back(taken)
+    assert [line[-4:] for line in journal.take_memory()] == [b":3}}", b":4}}"]
+    assert (journal.lost, journal.take_memory()) == (3, [])
+    journal.close()
+
+
+def _full_disk(line: bytes) -> None:
+    raise OSError("full")
+
+
+def test_segments_and_batches_stay_small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gateway.journal, "_SEGMENT_BYTES", 1000)
+    journal = Journal(tmp_path)
+    for number in range(100):
+        journal.record(INTERACTION, {"id": number, "text": "x" * 100})
+    journal.rotate()
+    assert all(segment.stat().st_size < 1200 for segment in journal.closed)
+    lines = [line for segment in journal.closed for line in segment.read_bytes().splitlines()]
+    assert [orjson.loads(line)[INTERACTION]["id"] for line in lines] == list(range(100))
+    journal.close()
+    monkeypatch.setattr(gateway.log_shipper, "_BATCH_BYTES", 1000)
+    sizes = [len(batch) for batch in _batches([*lines, b"x" * 5000, b"y"], 5)]
+    assert sizes == [5] * 20 + [1, 1]
+    monkeypatch.setattr(gateway.log_shipper, "_BATCH_BYTES", 500)
+    assert {len(batch) for batch in _batches(lines, 500)} <= {3, 4, 1}
+    assert list(_batches([], 5)) == []
+
+
+def test_lines_that_are_not_whole_are_no_rows() -> None:
+    lines = [b"", b"5", b'{"interaction":{"id":1}}', b'{"interaction":{"id":2}', b'{"other":{}}', b"\x00"]
+    batch = read_lines(lines)
+    assert (batch.interactions, batch.torn) == ([b'{"id":1}'], 5)
+
+
+async def test_the_database_may_go_and_come_back_under_load(gateway: Running, fleet: Fleet) -> None:
+    answered: list[str] = []
+
+    async def call(seconds: float) -> None:
+        until_then = asyncio.get_running_loop().time() + seconds
+        while asyncio.get_running_loop().time() < until_then:
+            response = await gateway.post(BODY)
+            answered.append(response.headers["x-request-id"])
+
+    async def cut_connections() -> None:
+        for _ in range(8):
+            await asyncio.sleep(0.1)
+            async with await psycopg.AsyncConnection.connect(
+                fleet.db.conninfo, autocommit=True
+            ) as connection:
+                await connection.execute(
+                    "select pg_terminate_backend(pid) from pg_stat_activity"
+                    " where datname = current_database() and pid <> pg_backend_pid()"
+                )
+
+    await asyncio.gather(cut_connections(), *(call(1.0) for _ in range(4)))
+
+    async def all_stored() -> bool:
+        try:
+            return sorted(row["id"] for row in await fleet.rows()) == sorted(answered)
+        except DatabaseUnavailable:
+            return False
+
+    await until(all_stored, 20)
+    assert gateway.app._shipper.refused == 0
 
 
 async def test_shipping_twice_stores_once(fleet: Fleet, upstream: FakeUpstream, tmp_path: Path) -> None:

@@ -42,10 +42,10 @@ def refusal(tmp_path: Path, text: str = GOOD, **environ: str) -> str:
 
 
 def test_file_and_environment_are_read(tmp_path: Path) -> None:
-    settings = load(tmp_path, META_AGENT__GATEWAY__PORT="1", META_AGENT__AGENT__PLANNER="llm")
+    settings = load(tmp_path, META_AGENT__GATEWAY__PORT="1", META_AGENT__AGENT__PLANNER="rules")
     assert settings.gateway.port == 1, "the environment stands above the file"
     assert settings.gateway.host == "127.0.0.1"
-    assert settings.agent.planner == "llm"
+    assert settings.agent.planner == "rules"
     assert settings.database.pool_size == 7
     key = settings.providers[1].api_key
     assert key is not None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
@@ -12,11 +13,19 @@ from sqlalchemy.exc import DBAPIError
 
 from pipelines import actions, approvals
 from pipelines.approvals import ApprovalRefused
-from storage import audit, flags, proposals
+from storage import audit, flags, proposals, routes
 from storage.database import Database
 from storage.proposals import Proposal
-from storage.vocabulary import ApprovalWord, EvaluationStatus, ProposalStatus, Risk, Role
-from tests.factories import World, demo_policy, make_context, make_world
+from storage.vocabulary import (
+    ApprovalWord,
+    Arm,
+    AssignmentUnit,
+    EvaluationStatus,
+    ProposalStatus,
+    Risk,
+    Role,
+)
+from tests.factories import World, demo_policy, make_context, make_release, make_world
 from tools.contract import ToolArgumentsError, UnknownToolError
 from tools.propose import propose
 
@@ -148,8 +157,6 @@ async def test_an_approval_does_not_outlive_the_state_it_was_given_for(db: Datab
 
 
 async def test_an_approval_under_another_policy_does_not_count(db: Database) -> None:
-    from dataclasses import replace
-
     world, started = await make_world(db), list[str]()
     proposal = await file_deploy(db, world)
     await actions.guard(make_context(db), proposal.id)
@@ -157,6 +164,89 @@ async def test_an_approval_under_another_policy_does_not_count(db: Database) -> 
     other = make_context(db, policy=replace(demo_policy(), version=99), started=started)
     assert await actions.execute(other, proposal.id) is ProposalStatus.WAITING
     assert started == []
+    # Judged anew it is another question, which the same person may answer.
+    await speak(db, await reload(db, proposal))
+    assert await actions.execute(other, proposal.id) is ProposalStatus.EXECUTING
+
+
+@pytest.mark.parametrize("spelling", ["Ann", "ANN ", "\uff41nn", "user:ann"])
+async def test_the_proposer_cannot_approve_under_another_spelling(db: Database, spelling: str) -> None:
+    world = await make_world(db)
+    proposal = await file_deploy(db, world, proposer="user:ann")
+    await actions.guard(make_context(db), proposal.id)
+    with pytest.raises(ApprovalRefused, match="whoever proposes cannot approve"):
+        await speak(db, await reload(db, proposal), spelling, Role.ADMIN)
+
+
+async def test_one_person_with_two_spellings_is_no_four_eyes(db: Database) -> None:
+    world = await make_world(db, risk=Risk.HIGH)
+    context = make_context(db, started=[])
+    proposal = await file_deploy(db, world)
+    await actions.guard(context, proposal.id)
+    await speak(db, await reload(db, proposal), "ann")
+    await speak(db, await reload(db, proposal), "Ann")
+    assert await actions.execute(context, proposal.id) is ProposalStatus.WAITING
+
+
+async def test_the_record_of_an_action_holds_the_verdict_it_was_given_on(db: Database) -> None:
+    world = await make_world(db)
+    proposal = await file_deploy(db, world)
+    async with db.transaction() as connection:
+        await connection.execute(text("update use_cases set risk = 'low'"))
+    assert await actions.execute(make_context(db, started=[]), proposal.id) is ProposalStatus.EXECUTING
+    async with db.connection() as connection:
+        (row,) = await audit.list_rows(connection, subject=proposal.id, event="action.started")
+    assert '"verdict":"allow"' in row.data
+
+
+async def test_evidence_against_a_former_stable_release_is_none(db: Database) -> None:
+    world = await make_world(db, risk=Risk.LOW)
+    async with db.transaction() as connection:
+        other = await make_release(connection, world.use_case, "lab", "other", "0.000001", "0.000002")
+        await routes.set_route(
+            connection,
+            use_case=world.use_case,
+            arms=[routes.ArmSetting(Arm.STABLE, other, 1.0)],
+            assignment_unit=AssignmentUnit.CONVERSATION,
+            reason="test",
+            created_by="rollout:x",
+        )
+    proposal = await file_deploy(db, world)
+    assert await actions.execute(make_context(db), proposal.id) is ProposalStatus.DENIED
+    assert "evaluation: unknown" in ((await reload(db, proposal)).error or "")
+
+
+async def test_half_a_price_is_no_price(db: Database) -> None:
+    world = await make_world(db, risk=Risk.LOW)
+    async with db.transaction() as connection:
+        await connection.execute(text("update deployments set price_output = 0 where model = 'small'"))
+    proposal = await file_deploy(db, world)
+    assert await actions.execute(make_context(db), proposal.id) is ProposalStatus.DENIED
+
+
+async def test_the_rate_counts_when_things_were_started_and_not_when_they_were_asked_for(
+    db: Database,
+) -> None:
+    world = await make_world(db, risk=Risk.LOW)
+    policy = demo_policy()
+    strict = replace(policy, tools={**policy.tools, "rank": replace(policy.tools["rank"], per_day=1)})
+    filed = [
+        await propose(
+            db,
+            policy,
+            tool="rank",
+            arguments={"use_case": world.use_case},
+            proposer="agent",
+            reason="look",
+        )
+        for _ in range(2)
+    ]
+    async with db.transaction() as connection:
+        await connection.execute(text("alter table proposals disable trigger all"))
+        await connection.execute(text("update proposals set created_at = created_at - interval '2 days'"))
+    context = make_context(db, policy=strict, started=[])
+    results = [await actions.execute(context, each.id) for each in filed]
+    assert results == [ProposalStatus.EXECUTING, ProposalStatus.DENIED]
 
 
 async def test_who_may_speak(db: Database) -> None:

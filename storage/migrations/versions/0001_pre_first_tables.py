@@ -268,6 +268,7 @@ def upgrade() -> None:
         sa.Column("error", sa.Text(), nullable=True),
         sa.Column("created_at", sa.DateTime(timezone=True), nullable=False),
         sa.Column("waiting_since", sa.DateTime(timezone=True), nullable=True),
+        sa.Column("started_at", sa.DateTime(timezone=True), nullable=True),
         sa.Column("expires_at", sa.DateTime(timezone=True), nullable=False),
         sa.Column("ended_at", sa.DateTime(timezone=True), nullable=True),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_proposals")),
@@ -340,7 +341,12 @@ def upgrade() -> None:
             ["proposal_id"], ["proposals.id"], name=op.f("fk_approvals_proposal_id_proposals")
         ),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_approvals")),
-        sa.UniqueConstraint("proposal_id", "approver", name=op.f("uq_approvals_proposal_id_approver")),
+        sa.UniqueConstraint(
+            "proposal_id",
+            "approver",
+            "binding_digest",
+            name=op.f("uq_approvals_proposal_id_approver_binding_digest"),
+        ),
     )
     op.create_table(
         "deployments",

@@ -12,7 +12,7 @@ import pytest
 
 from pipelines.context import Context, PipelineError
 from pipelines.rollout.ending import roll_back_release
-from pipelines.rollout.run import start_rollout, advance, rollout_id_of
+from pipelines.rollout.run import advance, rollout_id_of, start_rollout
 from storage import audit, clock, decisions, interactions, rollouts, routes
 from storage.database import Database
 from storage.ids import new_id
