@@ -44,9 +44,7 @@ async def run(url: str, cycles: int) -> None:
     database = Database(url)
     settings = Settings(home=Path("unused"))
     print(f"\nAgent cycle, {cycles} cycles each, rules planner (milliseconds)")
-    print(
-        f"{'use cases':>10} {'cycle p50':>10} {'p95':>8} {'CPU':>8} {'without state machine p50':>28} {'CPU':>8}"
-    )
+    print(f"{'use cases':>10} {'cycle p50':>10} {'p95':>8} {'CPU':>8} {'without machine p50':>20} {'CPU':>8}")
     known = 0
     for count in (1, 10, 50):
         for number in range(known, count):
@@ -64,7 +62,7 @@ async def run(url: str, cycles: int) -> None:
         p95 = sorted(walls)[int(len(walls) * 0.95)]
         print(
             f"{count:>10} {statistics.median(walls):>10.1f} {p95:>8.1f} {cpu:>8.1f} "
-            f"{statistics.median(bare_walls):>28.1f} {bare_cpu:>8.1f}"
+            f"{statistics.median(bare_walls):>20.1f} {bare_cpu:>8.1f}"
         )
     await database.close()
 

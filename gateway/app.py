@@ -118,17 +118,20 @@ class Gateway:
                 await self._models.show(headers, path.removeprefix(f"{_MODELS}/"), send)
 
     async def _ready(self, send: Send) -> None:
-        """Ready while there is any snapshot; what is degraded is named and takes nothing out of service."""
+        """Ready while there is any snapshot; what is degraded is named and takes nothing out of service.
+
+        Why it is degraded stands in the log: anybody may ask here, and the reasons name hosts and paths.
+        """
         snapshot = self._table.snapshot
         report = {
             "status": "ok" if snapshot else "no routes",
             "routes_version": snapshot.version if snapshot else None,
             "routes_age_seconds": self._table.age_seconds,
-            "routes_failing": self._table.failing,
-            "journal_failing": self._journal.failing,
+            "routes_failing": self._table.failing is not None,
+            "journal_failing": self._journal.failing is not None,
             "journal_lost": self._journal.lost,
             "journal_segments_waiting": len(self._journal.closed),
-            "database_failing": self._shipper.failing,
+            "database_failing": self._shipper.failing is not None,
         }
         await send_json(send, 200 if snapshot else 503, orjson.dumps(report))
 

@@ -17,11 +17,13 @@ import orjson
 
 from storage.clock import now
 from storage.database import Database, DatabaseUnavailable
+from storage.interactions import words_of
 from storage.routes import CHANNEL, RoutingSnapshot, acknowledge, load_snapshot
 
 _log = logging.getLogger(__name__)
 
 _FILE = "last-good-routes.json"
+_READ_SECONDS = 5.0  #: after which a database that hangs counts as away: its next connection may be better
 _LISTEN_PAUSE = 1.0  #: before subscribing again after the connection broke
 
 
@@ -78,11 +80,8 @@ class RouteTable:
     async def refresh(self) -> None:
         """Read the snapshot, serve by it, and only then say so."""
         try:
-            async with self._database.connection() as connection:
-                snapshot = await load_snapshot(connection)
-            self._apply(snapshot)
-            async with self._database.transaction() as connection:
-                await acknowledge(connection, self._gateway_id, snapshot.version)
+            async with asyncio.timeout(_READ_SECONDS):
+                await self._follow()
         except DatabaseUnavailable as error:
             self._note_failure(error)
         except Exception as error:
@@ -94,10 +93,17 @@ class RouteTable:
             self.failing = None
             self.refreshed = time.monotonic()
 
+    async def _follow(self) -> None:
+        async with self._database.connection() as connection:
+            snapshot = await load_snapshot(connection)
+        self._apply(snapshot)
+        async with self._database.transaction() as connection:
+            await acknowledge(connection, self._gateway_id, snapshot.version)
+
     def _note_failure(self, error: Exception) -> None:
         if self.failing is None:
-            _log.warning("routes: cannot read the database, the last good ones stay: %s", error)
-        self.failing = str(error) or type(error).__name__
+            _log.warning("routes: cannot read the database, the last good ones stay: %s", words_of(error))
+        self.failing = words_of(error)
 
     def _apply(self, snapshot: RoutingSnapshot) -> None:
         if snapshot == self.snapshot:

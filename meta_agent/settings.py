@@ -353,7 +353,7 @@ def _contradictions(settings: Settings, source: Path, text: str) -> Iterator[str
             where = _origin(("use_cases", place, "stable", "provider"), source, text, {})
             yield (
                 f"{where}: use case {use_case.name} is served by a provider of kind {kind}, for which the "
-                "gateway has no adapter yet; use the provider's OpenAI-compatible endpoint (openai_compatible)"
+                "gateway has no adapter yet; use its OpenAI-compatible endpoint (kind openai_compatible)"
             )
     yield from _model_contradictions(settings, source, text)
 

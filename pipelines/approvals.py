@@ -5,7 +5,7 @@ from __future__ import annotations
 import unicodedata
 
 from storage import audit, clock, decisions, proposals
-from storage.database import Database
+from storage.database import Database, storable
 from storage.proposals import Proposal
 from storage.vocabulary import ApprovalWord, ProposalStatus, Role
 
@@ -34,6 +34,7 @@ async def speak(
     The approval binds tool, arguments, judged state and policy: if any of these moves before the action,
     it no longer counts. Raises :class:`ApprovalRefused`.
     """
+    comment = None if comment is None else storable(comment)
     async with database.transaction() as connection:
         proposal = await proposals.find(connection, proposal_id, lock=True)
         if proposal is None:

@@ -19,7 +19,14 @@ from dbos import DBOSPortableJSONSerializer as JsonSerializer
 
 from pipelines.context import Context, PipelineError, Run
 from storage import audit, decisions, proposals
-from storage.database import Connection, Database, DatabaseUnavailable, session_locks, sqlalchemy_url
+from storage.database import (
+    Connection,
+    Database,
+    DatabaseUnavailable,
+    session_locks,
+    sqlalchemy_url,
+    storable,
+)
 from storage.proposals import Proposal
 from storage.vocabulary import ProposalStatus
 
@@ -97,12 +104,12 @@ async def _carry_out(proposal_id: str) -> dict[str, Any]:
             raise PipelineError(f"this worker knows no pipeline for the tool {proposal['tool']}")
         outcome = await pipeline(run, proposal["arguments"])
     except PipelineError as error:
-        message = str(error)
+        message = storable(str(error))
         await run.step("failed", lambda: _finish(context.database, proposal_id, False, {}, message))
         return {"error": message}
     except Exception as error:
         log.exception("the run of %s broke", proposal_id)
-        broken = f"{type(error).__name__}: {error}".replace("\x00", "").encode("utf-8", "replace").decode()
+        broken = storable(f"{type(error).__name__}: {error}")
         await run.step("failed", lambda: _finish(context.database, proposal_id, False, {}, broken))
         return {"error": broken}
     succeeded = bool(outcome.get("succeeded", True))

@@ -120,7 +120,10 @@ async def _expected_cost(
     candidate = await deployments.find_release(connection, str(proposal.arguments["release_id"]))
     if candidate is None:
         return None
-    shadow = RolloutPlan.from_json(use_case.rollout_plan).shadow
+    try:
+        shadow = RolloutPlan.from_json(use_case.rollout_plan).shadow
+    except (TypeError, ValueError):
+        return None  # a plan that cannot be read costs who knows what, and policy denies that
     copies = shadow.min_pairs if shadow else 0
     return copies * (tokens[0] * float(candidate.price_input) + tokens[1] * float(candidate.price_output))
 

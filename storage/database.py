@@ -100,9 +100,7 @@ class Database:
         The first item is ``("", "")``: the subscription stands, read the state now. Raises a member of
         :data:`DatabaseUnavailable` when the connection breaks; the caller subscribes again.
         """
-        connection = await psycopg.AsyncConnection.connect(
-            self.conninfo, autocommit=True, **_NOTICE_SILENCE
-        )
+        connection = await psycopg.AsyncConnection.connect(self.conninfo, autocommit=True, **_NOTICE_SILENCE)
         try:
             for channel in channels:
                 await connection.execute(psycopg.sql.SQL("LISTEN {}").format(psycopg.sql.Identifier(channel)))
@@ -112,6 +110,11 @@ class Database:
         finally:
             with contextlib.suppress(Exception):
                 await asyncio.shield(connection.close())
+
+
+def storable(words: str) -> str:
+    """Words from outside as PostgreSQL takes them: without NUL characters and lone surrogates."""
+    return words.replace("\x00", "").encode("utf-8", "replace").decode()
 
 
 async def notify(connection: AsyncConnection, channel: str, payload: str = "") -> None:
@@ -172,9 +175,7 @@ class SessionLocks:
 @contextlib.asynccontextmanager
 async def session_locks(database: Database) -> AsyncIterator[SessionLocks]:
     """A connection of its own for locks that outlive transactions."""
-    connection = await psycopg.AsyncConnection.connect(
-        database.conninfo, autocommit=True, **_NOTICE_SILENCE
-    )
+    connection = await psycopg.AsyncConnection.connect(database.conninfo, autocommit=True, **_NOTICE_SILENCE)
     try:
         yield SessionLocks(connection)
     finally:

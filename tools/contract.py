@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 
 class UnknownToolError(ValueError):
@@ -24,6 +24,14 @@ class Arguments(BaseModel):
     """Typed arguments: ids and names only. Facts are looked up, never passed in."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, str_min_length=1, str_max_length=200)
+
+    @model_validator(mode="after")
+    def _printable(self) -> Self:
+        """Ids and names hold nothing that a database or a terminal would stumble over."""
+        for name, value in self:
+            if isinstance(value, str) and not value.isprintable():
+                raise ValueError(f"{name} holds characters that no id or name has")
+        return self
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ from pipelines import facts
 from policies.engine import judge
 from policies.policy import Policy
 from storage import audit, proposals
-from storage.database import Connection, Database
+from storage.database import Connection, Database, storable
 from storage.proposals import Proposal
 from tools.catalog import get_tool
 
@@ -60,6 +60,7 @@ async def propose_in(
 ) -> Proposal:
     """The same within a transaction of the caller's, who records something beside it."""
     parsed = get_tool(tool).parse(arguments)
+    reason = storable(reason)
     use_case = await facts.use_case_of(connection, parsed)
     proposal_id = await proposals.create(
         connection,

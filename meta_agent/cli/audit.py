@@ -53,7 +53,7 @@ def verify(context: typer.Context) -> None:
     try:
         with open_database_url(call.settings) as url:
             found = asyncio.run(_verify(url))
-    except (DatabaseUnavailable, ConfigurationError) as error:
+    except (*DatabaseUnavailable, ConfigurationError) as error:
         raise Failure(
             f"The database cannot be asked ({_first_line(error)}). Check database.url, or start it with "
             f"'meta-agent up'.",

@@ -158,12 +158,15 @@ async def roll_back_release(run: Run, use_case: str) -> dict[str, Any]:
     reason = f"rollback {run.id}"
     async with run.context.database.transaction() as connection:
         await lock_traffic(connection, use_case)
-        route = await routes.current_route(connection, use_case)
-        current = route.release_of(Arm.STABLE) if route else None
-        if route is None or current is None:
+        history = await routes.route_history(connection, use_case)
+        current = history[0].release_of(Arm.STABLE) if history else None
+        if current is None:
             raise PipelineError(f"{use_case} has no route to go back from")
-        if route.created_by == f"run:{run.id}":
-            return {"use_case": use_case, "serving": current, "route_revision": route.revision}
+        # Not only the newest: a worker that died here may be followed after something else was rolled out.
+        done = next((row for row in history if row.created_by == f"run:{run.id}"), None)
+        if done is not None:
+            serving = done.release_of(Arm.STABLE)
+            return {"use_case": use_case, "serving": serving, "route_revision": done.revision}
         active = await rollouts.active(connection, use_case)
         if active is not None:
             raise PipelineError(f"rollout {active.id} is under way; abort it instead")

@@ -19,10 +19,11 @@ import httpx
 import orjson
 import psycopg
 import pytest
-from sqlalchemy import text
+from sqlalchemy import make_url, text
 
 import gateway.journal
 import gateway.log_shipper
+import gateway.route_table
 from gateway.journal import INTERACTION, Journal, SpoolInUseError, read_lines
 from gateway.log_shipper import LogShipper, _batches
 from storage import identities
@@ -403,6 +404,74 @@ async def test_the_database_may_go_and_come_back_under_load(gateway: Running, fl
 
     await until(all_stored, 20)
     assert gateway.app._shipper.refused == 0
+
+
+class _FreezingProxy:
+    """Before the database: carries bytes until it is frozen, then only those of connections made later."""
+
+    def __init__(self, url: str) -> None:
+        self._to = make_url(url)
+        self._open: list[asyncio.Task[None]] = []
+        self._writers: list[asyncio.StreamWriter] = []
+
+    @contextlib.asynccontextmanager
+    async def running(self) -> AsyncIterator[str]:
+        server = await asyncio.start_server(self._accept, "127.0.0.1", 0)
+        port = server.sockets[0].getsockname()[1]
+        try:
+            yield self._to.set(host="127.0.0.1", port=port, query={}).render_as_string(hide_password=False)
+        finally:
+            server.close()
+            self.freeze()
+            for writer in self._writers:
+                writer.close()
+
+    def freeze(self) -> None:
+        for task in self._open:
+            task.cancel()
+
+    async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        folder = self._to.query.get("host")
+        if folder:
+            path = f"{folder}/.s.PGSQL.{self._to.port or 5432}"
+            back, there = await asyncio.open_unix_connection(path)
+        else:
+            back, there = await asyncio.open_connection(self._to.host, self._to.port)
+        self._writers += [writer, there]
+        self._open += [asyncio.ensure_future(_carry(*pair)) for pair in ((reader, there), (back, writer))]
+
+
+async def _carry(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    with contextlib.suppress(ConnectionError):
+        while data := await reader.read(65536):
+            writer.write(data)
+            await writer.drain()
+        writer.close()
+
+
+async def test_connections_to_the_database_that_hang_are_given_up(
+    fleet: Fleet, upstream: FakeUpstream, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gateway.route_table, "_READ_SECONDS", 0.5)
+    monkeypatch.setattr(gateway.log_shipper, "_STORE_SECONDS", 0.5)
+    token = await fleet.key()
+    version = await fleet.route(await fleet.release("echo"))
+    proxy = _FreezingProxy(fleet.db.url)
+    config = config_for(tmp_path, {"lab": lab(upstream.base_url)}, route_poll_seconds=0.1)
+    async with proxy.running() as url:
+        database = Database(url)
+        async with serving(config, database, token) as running:
+            await running.serves(version)
+            proxy.freeze()
+            version = await fleet.route(await fleet.release("say:new"))
+
+            async def applied() -> bool:
+                return running.app._table.snapshot.version >= version  # type: ignore[union-attr]  # it has one
+
+            await until(applied, 40)
+            assert "new" in (await running.post(BODY)).text
+            await until(lambda: _count(fleet, 1), 40)
+        await database.close()
 
 
 async def test_shipping_twice_stores_once(fleet: Fleet, upstream: FakeUpstream, tmp_path: Path) -> None:

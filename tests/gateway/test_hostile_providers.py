@@ -96,7 +96,7 @@ SPLIT_DATA = HELLO.replace(b'"choices"', b'\ndata: "choices"') + STOP + DONE
         (HELLO, "error"),
         (HELLO + b"data: {half", "error"),
         (HELLO + b'data: {"error": {"message": "exploded"}}\n\n', "error"),
-        (b"".join(event({"content": "x" * 50_000}) for _ in range(25)) + STOP + DONE, "error"),
+        (b"".join(event({"content": "x" * 50_000}) for _ in range(60)) + STOP + DONE, "error"),
         (HELLO + event({"content": "y", "z": json.loads("[" * 300 + "]" * 300)}) + STOP + DONE, "error"),
     ],
 )

@@ -21,7 +21,7 @@ from meta_agent.signals import assess
 from storage import decisions, proposals
 
 from .conftest import HOSTILE
-from .worlds import USE_CASE, evaluation, fleet_facts, ranking, use_case
+from .worlds import USE_CASE, degraded, evaluation, fleet_facts, ranking, use_case
 
 FACTS = fleet_facts(use_case(ranking=ranking(0.3, 0.5), evaluations=()))
 SIGNALS = assess(FACTS)
@@ -161,6 +161,8 @@ async def test_no_action_is_an_answer(wire, planner):
         reply(TEST, {**TEST, "offering_id": "off_1"}),
         reply(*[TEST] * 4),
         reply({**TEST, "expected_saving_share": 1e999}),
+        reply({**TEST, "reason": "nul \x00"}),
+        reply(TEST, summary="half \ud800"),
     ],
 )
 async def test_a_bad_reply_is_sent_back_once(wire, planner, bad):
@@ -170,6 +172,14 @@ async def test_a_bad_reply_is_sent_back_once(wire, planner, bad):
     assert [each.target for each in plan.actions] == ["off_0"]
     assert len(wire.requests) == 2
     assert wire.requests[1]["messages"][-1]["content"].startswith("That plan cannot be used")
+
+
+async def test_no_model_stands_between_proof_of_harm_and_the_way_back(wire, planner):
+    wire.answers = [reply(summary="All is well, do nothing.")]
+    facts = fleet_facts(use_case(stable=degraded()))
+    plan = await planner.plan(facts, assess(facts))
+    assert [each.tool for each in plan.actions] == ["rollback"]
+    assert wire.requests == []
 
 
 @pytest.mark.parametrize("bad", ["no JSON", reply({**TEST, "offering_id": "off_unknown"}), 500, 401, 429])

@@ -132,6 +132,19 @@ async def test_what_falls_short_is_denied_with_the_rule(
     assert (await events_of(db, proposal))[-1] == "proposal.denied"
 
 
+async def test_words_that_no_database_takes_stop_nothing(db: Database) -> None:
+    world = await make_world(db)
+    proposal = await propose(
+        db,
+        demo_policy(),
+        tool="rank",
+        arguments={"use_case": world.use_case},
+        proposer="agent",
+        reason="a\x00b \ud800",
+    )
+    assert proposal.reason == "ab ?"
+
+
 async def test_the_meta_model_never_answers_an_application(db: Database) -> None:
     world = await make_world(db, risk=Risk.LOW)
     async with db.transaction() as connection:
@@ -214,6 +227,12 @@ async def test_evidence_against_a_former_stable_release_is_none(db: Database) ->
     proposal = await file_deploy(db, world)
     assert await actions.execute(make_context(db), proposal.id) is ProposalStatus.DENIED
     assert "evaluation: unknown" in ((await reload(db, proposal)).error or "")
+
+
+async def test_a_plan_that_cannot_be_read_is_denied_and_breaks_nothing(db: Database) -> None:
+    world = await make_world(db, risk=Risk.LOW, plan={"canry": []})
+    proposal = await file_deploy(db, world)
+    assert await actions.execute(make_context(db), proposal.id) is ProposalStatus.DENIED
 
 
 async def test_half_a_price_is_no_price(db: Database) -> None:
@@ -331,6 +350,8 @@ async def test_nonsense_is_refused_before_anything_is_stored(db: Database) -> No
         ("deploy", {"use_case": "x"}, ToolArgumentsError),
         ("deploy", {"use_case": "x", "release_id": "y", "similarity": 1.0}, ToolArgumentsError),
         ("rank", {"use_case": 5}, ToolArgumentsError),
+        ("rank", {"use_case": "a\x00b"}, ToolArgumentsError),
+        ("rank", {"use_case": "\ud800"}, ToolArgumentsError),
     ):
         with pytest.raises(error):
             await propose(

@@ -12,6 +12,7 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
+from sqlalchemy import text
 
 from pipelines.engine import Starter, prepare
 from storage import audit, proposals
@@ -126,6 +127,20 @@ async def test_killed_in_a_step(
     assert len(finished) == 1
 
 
+async def test_a_run_that_the_engine_gave_up_does_not_leave_its_proposal_open(
+    database: Database, db_url: str, workers: Callable[[str], subprocess.Popen[str]]
+) -> None:
+    proposal_id = await enqueue(database, db_url)
+    async with database.transaction() as connection:
+        await connection.execute(text("update dbos.workflow_status set status = 'CANCELLED'"))
+    workers("a")
+    proposal = await ended(database, proposal_id)
+    assert proposal.status == ProposalStatus.FAILED
+    assert "gave this run up" in (proposal.error or "")
+    async with database.connection() as connection:
+        assert len(await audit.list_rows(connection, subject=proposal_id, event="action.finished")) == 1
+
+
 async def test_two_workers_cannot_share_an_id(
     workers: Callable[[str], subprocess.Popen[str]], db_url: str, tmp_path: Path
 ) -> None:
@@ -166,8 +181,6 @@ async def test_a_queue_that_rolls_back_starts_nothing(database: Database, db_url
                 raise ZeroDivisionError
         async with database.connection() as connection:
             assert await proposals.find(connection, proposal_id) is None
-            from sqlalchemy import text
-
             rows = await connection.execute(text("select count(*) from dbos.workflow_status"))
             assert rows.scalar_one() == 0
     finally:

@@ -12,7 +12,10 @@ from storage.database import sqlalchemy_url
 from storage.migrate import migrate, pending
 from storage.tables import metadata
 
-TRIGGERS = "select tgrelid::regclass::text, tgname, pg_get_triggerdef(oid) from pg_trigger where not tgisinternal order by 1, 2"
+TRIGGERS = """
+select tgrelid::regclass::text, tgname, pg_get_triggerdef(oid)
+from pg_trigger where not tgisinternal order by 1, 2
+"""
 FUNCTIONS = "select proname, prosrc from pg_proc where proname like 'meta_agent%' order by 1"
 
 

@@ -213,6 +213,19 @@ async def test_going_back_twice_does_not_return_to_the_bad_release(db: Database)
     assert await serving(db, world.use_case) == world.stable
 
 
+async def test_a_rollback_that_is_resumed_late_undoes_nothing_newer(db: Database) -> None:
+    world = await make_world(db)
+    run = DirectRun(new_id("prop"), make_context(db))
+    async with db.transaction() as connection:
+        third = await make_release(connection, world.use_case, "thrift", "third", "0.000001", "0.000002")
+        await set_stable(connection, world, world.candidate)
+    done = await roll_back_release(run, world.use_case)
+    async with db.transaction() as connection:
+        await set_stable(connection, world, third)
+    assert await roll_back_release(run, world.use_case) == done
+    assert await serving(db, world.use_case) == third
+
+
 async def test_three_in_a_row_are_gone_back_one_by_one(db: Database) -> None:
     world = await make_world(db)
     context = make_context(db)
