@@ -316,7 +316,9 @@ async def prepare_database(url: str) -> None:
             reason="bench",
             created_by="bench",
         )
-        await identities.ensure_key(connection, key_id="bench", secret=KEY_SECRET, name="bench", scopes=[])
+        await identities.ensure_key(
+            connection, key_id="bench", secret=KEY_SECRET, name="bench", scopes=["infer"]
+        )
     await database.close()
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from gateway.chat_request import parse_body, parse_chat, split_model
 from gateway.errors import ApiError, unknown_model
 from gateway.interaction import Call, Target
-from gateway.keys import EVALUATE, PIN, callable_use_cases, demand_scope, may_call
+from gateway.keys import EVALUATE, INFER, PIN, callable_use_cases, demand_scope, may_call
 from gateway.routing import choose_arm, choose_unit
 from storage.routes import KeyRecord, RoutingSnapshot
 from storage.vocabulary import InteractionKind
@@ -16,6 +16,7 @@ from storage.vocabulary import InteractionKind
 
 def admit(call: Call, key: KeyRecord, snapshot: RoutingSnapshot, raw: bytes, purpose: bytes | None) -> Target:
     """Decide who answers this body."""
+    demand_scope(key, INFER, "call a model")
     call.body = parse_body(raw)
     model, use_case, release = split_model(call.body)
     if use_case not in snapshot.routes or not may_call(key, use_case):

@@ -10,6 +10,7 @@ from storage.clock import now
 from storage.identities import sha256, split_key
 from storage.routes import KeyRecord, RoutingSnapshot
 
+INFER = "infer"  #: may call models
 PIN = "pin"  #: may ask for one exact release
 EVALUATE = "evaluate"  #: may mark its calls as evaluation
 

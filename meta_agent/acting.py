@@ -6,7 +6,6 @@ Nothing here acts on models or routes by itself: whatever does is filed as a pro
 from __future__ import annotations
 
 import asyncio
-import hmac
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
@@ -58,9 +57,8 @@ async def speak(
     proposal_id: str,
     *,
     word: ApprovalWord,
-    arguments_digest: str,
+    binding_digest: str,
     comment: str | None,
-    binding_digest: str | None = None,
 ) -> Proposal:
     """Give a person's word on one exact proposal.
 
@@ -77,8 +75,6 @@ async def speak(
         found = await proposals.find(connection, proposal_id)
     if found is None:
         raise not_found("proposal", proposal_id)
-    if binding_digest and not hmac.compare_digest(binding_digest, found.binding_digest):
-        raise Refusal(409, "state_moved", "The proposal was judged anew since you read it; read it again.")
     try:
         return await approvals.speak(
             services.database,
@@ -86,7 +82,7 @@ async def speak(
             approver=identity.speaks_for,
             role=identity.role,
             word=word,
-            arguments_digest=arguments_digest,
+            binding_digest=binding_digest,
             comment=(comment or "").strip() or None,
         )
     except approvals.ApprovalRefused as error:

@@ -7,6 +7,7 @@ to what the settings say now.
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -42,12 +43,12 @@ async def bootstrap(database: Database, settings: Settings) -> None:
         await lock_in_transaction(connection, "bootstrap")
         await flags.put(connection, flags.META_MODEL, settings.agent.model, "settings")
         for use_case in settings.use_cases:
-            await _declare(connection, use_case)
+            await _declare(connection, use_case, settings.rollout)
             await _first_route(connection, use_case)
         await _keys_and_people(connection, settings)
 
 
-async def _declare(connection: Connection, use_case: UseCaseSettings) -> None:
+async def _declare(connection: Connection, use_case: UseCaseSettings, defaults: Mapping[str, Any]) -> None:
     await use_cases.declare(
         connection,
         name=use_case.name,
@@ -55,7 +56,7 @@ async def _declare(connection: Connection, use_case: UseCaseSettings) -> None:
         assignment_unit=use_case.assignment_unit,
         constraints=use_case.constraints,
         budget_usd_per_month=use_case.budget_usd_per_month,
-        rollout_plan=use_case.rollout,
+        rollout_plan={**defaults, **use_case.rollout},
         suite=read_suite(use_case.suite) if use_case.suite else None,
     )
 

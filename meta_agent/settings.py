@@ -355,6 +355,9 @@ def _contradictions(settings: Settings, source: Path, text: str) -> Iterator[str
                 f"{where}: use case {use_case.name} is served by a provider of kind {kind}, for which the "
                 "gateway has no adapter yet; use its OpenAI-compatible endpoint (kind openai_compatible)"
             )
+        elif f"{use_case.stable.provider}/{use_case.stable.model}" == settings.agent.model:
+            where = _origin(("use_cases", place, "stable", "model"), source, text, {})
+            yield f"{where}: {settings.agent.model} plans for the agent; it never answers an application"
     yield from _model_contradictions(settings, source, text)
 
 

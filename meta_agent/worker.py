@@ -59,7 +59,6 @@ def build_context(settings: Settings, database: Database, starter: Starter | Non
         evaluation=EvaluationSettings(
             recorded_cases=settings.worker.recorded_cases, concurrency=settings.worker.evaluation_concurrency
         ),
-        rollout_defaults=settings.rollout,
         poll_seconds=settings.worker.poll_seconds,
         enqueue=starter.enqueue if starter else None,
     )

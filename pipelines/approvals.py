@@ -26,7 +26,7 @@ async def speak(
     approver: str,
     role: Role,
     word: ApprovalWord,
-    arguments_digest: str,
+    binding_digest: str,
     comment: str | None = None,
 ) -> Proposal:
     """Take a person's word on one exact proposal; a rejection ends it at once.
@@ -39,7 +39,7 @@ async def speak(
         proposal = await proposals.find(connection, proposal_id, lock=True)
         if proposal is None:
             raise ApprovalRefused(f"there is no proposal {proposal_id}")
-        _refuse(proposal, approver, role, word, arguments_digest)
+        _refuse(proposal, approver, role, word, binding_digest)
         taken = await proposals.record_approval(
             connection, proposal=proposal, approver=approver, role=role, word=word, comment=comment
         )
@@ -72,13 +72,15 @@ async def speak(
     return spoken
 
 
-def _refuse(proposal: Proposal, approver: str, role: Role, word: ApprovalWord, arguments_digest: str) -> None:
+def _refuse(proposal: Proposal, approver: str, role: Role, word: ApprovalWord, binding_digest: str) -> None:
     if proposal.status != ProposalStatus.WAITING:
         raise ApprovalRefused(f"this proposal is {proposal.status}, it does not wait for a word")
     if proposal.expires_at <= clock.now():
         raise ApprovalRefused("this proposal has expired; file a new one")
-    if arguments_digest != proposal.arguments_digest:
-        raise ApprovalRefused("this is not what was proposed; read the proposal again before you speak")
+    if binding_digest != proposal.binding_digest:
+        raise ApprovalRefused(
+            "this is not what stands there now: it was judged anew, or is another proposal; read it again"
+        )
     if word is ApprovalWord.REJECT:
         if role.rank < Role.OPERATOR.rank:
             raise ApprovalRefused("a viewer cannot reject; ask an operator")

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Protocol, TypeVar
 
 from policies.policy import Policy
 from storage.database import Connection, Database
@@ -48,7 +48,6 @@ class Context:
     providers: tuple[ProviderAccess, ...] = ()
     price_map: Path | None = None  #: litellm's price file; None: not installed
     evaluation: EvaluationSettings = EvaluationSettings()
-    rollout_defaults: Mapping[str, Any] = field(default_factory=dict)  #: what differs from the default plan
     poll_seconds: float = 5.0  #: between two looks at a rollout
     #: Puts the run of a proposal into the queue within a transaction; None where nothing is started.
     enqueue: Callable[[Connection, Proposal], Awaitable[str]] | None = None

@@ -65,7 +65,14 @@ class _DurableRun:
         return self._context
 
     async def step(self, name: str, work: Callable[[], Awaitable[T]]) -> T:
-        return await DBOS.run_step_async({"name": name}, _patiently, work)
+        try:
+            return await DBOS.run_step_async({"name": name}, _patiently, work)
+        except Exception:
+            if _Registry.stopping:
+                # The engine is being taken away under this run. It goes on in the next process: here it
+                # must not take the loss for a fault of the pipeline and record a failure.
+                await asyncio.Event().wait()
+            raise
 
     async def sleep(self, seconds: float) -> None:
         await DBOS.sleep_async(seconds)
@@ -88,6 +95,7 @@ class _Registry:
 
     context: Context | None = None
     pipelines: Mapping[str, Pipeline] = {}
+    stopping = False
 
 
 # A worker that dies again and again must not make its runs count as broken: no limit of recoveries.
@@ -230,6 +238,7 @@ class Engine:
                 f"another worker is running as {self.executor_id}; give this one another id (worker.id)"
             )
         _Registry.context, _Registry.pipelines = self.context, self._pipelines
+        _Registry.stopping = False
         DBOS(config=_config(self.context.database.url, self.executor_id))
         DBOS.launch()
         await DBOS.register_queue_async(QUEUE, worker_concurrency=16, polling_interval_sec=0.5)
@@ -294,5 +303,6 @@ class Engine:
 
     async def stop(self) -> None:
         """Stop taking runs; what is under way goes on in the next process."""
+        _Registry.stopping = True
         await asyncio.to_thread(DBOS.destroy, workflow_completion_timeout_sec=0)
         await self._held.aclose()

@@ -90,7 +90,8 @@ async def _money(
     ]
     return {
         "spend_month_usd": float(await interactions.spend(connection, since=month, use_case=use_case.name)),
-        "reserved_usd": sum(cost or 0.0 for cost in reserved),
+        # One that is not known makes the sum unknown, and what is unknown is denied.
+        "reserved_usd": None if None in reserved else sum(cost or 0.0 for cost in reserved),
         "expected_cost_usd": await _expected_cost(connection, proposal, use_case, now),
         "budget_usd_month": use_case.budget_usd_per_month,
     }
@@ -190,6 +191,12 @@ def _hours(now: datetime, moments: list[datetime | None]) -> float:
     return max(0.0, (now - max(known)).total_seconds() / 3600) if known else NEVER_HOURS
 
 
+async def _is_meta_model(connection: Connection, model: str) -> bool:
+    """By the model's name: the same model through another provider is still the one that plans."""
+    meta = str(await flags.get(connection, flags.META_MODEL) or "")
+    return bool(meta) and meta.partition("/")[2].rpartition("/")[2] == model.rpartition("/")[2]
+
+
 async def _candidate(
     connection: Connection, use_case: str, release_id: str, stable_id: str | None, now: datetime
 ) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -198,8 +205,7 @@ async def _candidate(
         return {}, {"release": None}
     known: dict[str, Any] = {
         "candidate_price_known": release.price_input > 0 and release.price_output > 0,
-        "candidate_is_meta_model": await flags.get(connection, flags.META_MODEL)
-        == f"{release.provider}/{release.model}",
+        "candidate_is_meta_model": await _is_meta_model(connection, release.model),
         "resulting_share": 1.0,
     }
     offering = await registry.find_offering(connection, release.offering_id) if release.offering_id else None

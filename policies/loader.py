@@ -169,6 +169,8 @@ def _problems(file: _File) -> Iterator[str]:
         for role in tier.roles:
             if role.rank < Role.APPROVER.rank:
                 yield f"tiers.{name}.roles: a {role.value} may not approve"
+    for name in sorted(SAFETY_TOOLS - file.tools.keys()):
+        yield f"tools.{name}: the way back must be listed, or it would be denied when it is needed"
     for name, tool in file.tools.items():
         yield from _tool_problems(file, name, tool)
     yield from _blackout_problems("blackouts", file.blackouts)

@@ -62,7 +62,7 @@ def shoot(page: Page, control: str, http: httpx.Client) -> None:
     word = {
         "proposal_id": waiting["id"],
         "word": "approve",
-        "arguments_digest": waiting["arguments_digest"],
+        "binding_digest": waiting["binding_digest"],
     }
     http.post("approvals", json=word).raise_for_status()
 

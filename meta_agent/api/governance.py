@@ -44,8 +44,7 @@ class ApprovalCreate(_Body):
 
     proposal_id: str = Field(max_length=100)
     word: ApprovalWord
-    arguments_digest: str = Field(max_length=200)
-    binding_digest: str | None = Field(None, max_length=200)
+    binding_digest: str = Field(max_length=200, description="of the proposal as it was read")
     comment: str | None = Field(None, max_length=2000)
 
 
@@ -96,7 +95,6 @@ async def create_approval(body: ApprovalCreate, services: World, caller: Caller)
         caller,
         body.proposal_id,
         word=body.word,
-        arguments_digest=body.arguments_digest,
         binding_digest=body.binding_digest,
         comment=body.comment,
     )

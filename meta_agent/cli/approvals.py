@@ -76,7 +76,6 @@ def _speak(call: Invocation, proposal_id: str, word: ApprovalWord, comment: str,
     body = {
         "proposal_id": proposal["id"],
         "word": word,
-        "arguments_digest": proposal["arguments_digest"],
         "binding_digest": proposal["binding_digest"],
         "comment": comment or None,
     }

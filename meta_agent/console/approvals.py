@@ -112,7 +112,6 @@ async def speak(
     services: World,
     caller: Caller,
     word: Annotated[ApprovalWord, Form()],
-    arguments_digest: Annotated[str, Form(max_length=200)],
     binding_digest: Annotated[str, Form(max_length=200)],
     comment: Annotated[str, Form(max_length=2000)] = "",
 ) -> Response:
@@ -123,7 +122,6 @@ async def speak(
             caller,
             proposal_id,
             word=word,
-            arguments_digest=arguments_digest,
             binding_digest=binding_digest,
             comment=comment,
         )

@@ -75,7 +75,7 @@ def find_due(
     return [
         approval
         for approval in approvals
-        if (str(approval["id"]), str(approval["arguments_digest"])) not in memory.settled
+        if (str(approval["id"]), str(approval["binding_digest"])) not in memory.settled
         and _waited(approval, at) >= script.approve_after
     ]
 
@@ -115,14 +115,14 @@ async def approve(
     word = {
         "proposal_id": approval["id"],
         "word": "approve",
-        "arguments_digest": approval["arguments_digest"],
+        "binding_digest": approval["binding_digest"],
         "comment": COMMENT,
     }
     answer = await client.post(_api(script, "approvals"), json=word, headers=_authorization(script))
     if answer.status_code >= 500 or answer.status_code in (401, 403, 429):
         answer.raise_for_status()
     # A refusal (expired, decided by someone else, changed since) is final: asking again would not help.
-    memory.settled.add((str(approval["id"]), str(approval["arguments_digest"])))
+    memory.settled.add((str(approval["id"]), str(approval["binding_digest"])))
     said = "approved" if answer.is_success else f"approval refused with {answer.status_code}"
     log.info("proposal %s (%s): %s", approval["id"], approval.get("tool", "?"), said)
 

@@ -77,7 +77,7 @@ async def start_rollout(run: Run, use_case_name: str, release_id: str) -> str:
         if stable == release_id:
             raise PipelineError(f"{release_id} already serves {use_case_name}")
         await _refuse_old_evidence(connection, candidate.evaluation_id, stable)
-        plan = plan_for(run.context, use_case)
+        plan = plan_for(use_case)
         try:
             await rollouts.create(
                 connection,
@@ -116,10 +116,9 @@ async def _refuse_old_evidence(connection: Connection, evaluation_id: str | None
         raise PipelineError(f"{evaluation.id} compares with a release that serves no longer; test again")
 
 
-def plan_for(context: Context, use_case: use_cases.UseCase) -> RolloutPlan:
-    """The default plan, changed by the settings and then by the use case."""
-    changes = {**context.rollout_defaults, **use_case.rollout_plan}
-    return RolloutPlan.from_json({**changes, "unit": use_case.assignment_unit})
+def plan_for(use_case: use_cases.UseCase) -> RolloutPlan:
+    """The default plan with what the settings changed for this use case."""
+    return RolloutPlan.from_json({**use_case.rollout_plan, "unit": use_case.assignment_unit})
 
 
 async def _watch(context: Context, rollout_id: str) -> dict[str, Any]:

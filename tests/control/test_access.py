@@ -82,8 +82,8 @@ async def test_a_key_may_do_what_its_scope_says(
         body = {"tool": "scan", "arguments": {}, "reason": "a look"}
     if path.endswith("/approvals") and method == "POST":
         waiting = (await clients.with_key("read").get(f"/api/v1/proposals/{seeded.waiting}")).json()
-        digest = waiting["arguments_digest"]
-        body = {"proposal_id": seeded.waiting, "word": "approve", "arguments_digest": digest, "comment": "ok"}
+        digest = waiting["binding_digest"]
+        body = {"proposal_id": seeded.waiting, "word": "approve", "binding_digest": digest, "comment": "ok"}
     answer = await client.request(method, path, json=body)
     assert answer.status_code == status, answer.text
     if status >= 400:

@@ -157,11 +157,11 @@ async def test_approving_binds_the_exact_proposal(clients: Clients, seeded: Seed
     chosen = next(each for each in waiting if each["id"] == seeded.waiting)
     assert chosen["waiting_since"]
     assert (chosen["approvals"], chosen["approvals_needed"]) == ([], 1)
-    word = {"proposal_id": seeded.waiting, "word": "approve", "arguments_digest": "sha256:other"}
-    assert (await client.post("/api/v1/approvals", json=word)).status_code == 409
-    word["arguments_digest"] = chosen["arguments_digest"]
+    word = {"proposal_id": seeded.waiting, "word": "approve"}
+    assert (await client.post("/api/v1/approvals", json=word)).status_code == 422, "on what, exactly?"
     moved = await client.post("/api/v1/approvals", json={**word, "binding_digest": "sha256:other"})
-    assert (moved.status_code, moved.json()["error"]["code"]) == (409, "state_moved")
+    assert (moved.status_code, moved.json()["error"]["code"]) == (409, "approval_refused")
+    assert "read it again" in moved.json()["error"]["message"]
     word["binding_digest"] = chosen["binding_digest"]
     assert (await client.post("/api/v1/approvals", json=word)).status_code == 201
     again = await client.post("/api/v1/approvals", json=word)
@@ -174,7 +174,7 @@ async def test_approving_binds_the_exact_proposal(clients: Clients, seeded: Seed
 async def test_nobody_approves_what_they_proposed(clients: Clients, seeded: Seeded) -> None:
     client = clients.with_key("approve")
     own = (await client.get(f"/api/v1/proposals/{seeded.own}")).json()
-    word = {"proposal_id": seeded.own, "word": "approve", "arguments_digest": own["arguments_digest"]}
+    word = {"proposal_id": seeded.own, "word": "approve", "binding_digest": own["binding_digest"]}
     answer = await client.post("/api/v1/approvals", json=word)
     assert answer.status_code == 409
     assert "whoever proposes cannot approve" in answer.json()["error"]["message"].lower()
@@ -183,7 +183,7 @@ async def test_nobody_approves_what_they_proposed(clients: Clients, seeded: Seed
 async def test_an_operator_may_reject(clients: Clients, seeded: Seeded) -> None:
     client = clients.with_key("operate")
     found = (await client.get(f"/api/v1/proposals/{seeded.waiting}")).json()
-    word = {"proposal_id": seeded.waiting, "word": "reject", "arguments_digest": found["arguments_digest"]}
+    word = {"proposal_id": seeded.waiting, "word": "reject", "binding_digest": found["binding_digest"]}
     answer = await client.post("/api/v1/approvals", json={**word, "comment": "not today"})
     assert answer.status_code == 201
     assert answer.json()["status"] == "rejected"

@@ -36,7 +36,7 @@ def rollout(**changes: Any) -> dict[str, Any]:
 
 def approval(waiting: float, **changes: Any) -> dict[str, Any]:
     since = (AT - timedelta(seconds=waiting)).isoformat()
-    usual = {"id": "prop_1", "tool": "deploy", "arguments_digest": "d", "created_at": since}
+    usual = {"id": "prop_1", "tool": "deploy", "binding_digest": "d", "created_at": since}
     return usual | {"waiting_since": since} | changes
 
 
@@ -144,7 +144,7 @@ def desk() -> Iterator[Desk]:
 async def test_a_whole_play_over_http(desk: Desk, bargain: Any) -> None:
     """One proposal is approved at the second attempt, one is refused for good; each rollout once."""
     desk.rollouts = [rollout(), rollout(id="ro_0", state="promoted")]
-    desk.approvals = [approval(0), approval(0, id="prop_2", arguments_digest="e")]
+    desk.approvals = [approval(0), approval(0, id="prop_2", binding_digest="e")]
     script = Script(control=desk.url, key="k", bargain=bargain.url, approve_after=-1e9, interval=0.01)
     stopped = asyncio.Event()
     playing = asyncio.create_task(director.play(script, stopped))
@@ -158,7 +158,7 @@ async def test_a_whole_play_over_http(desk: Desk, bargain: Any) -> None:
     assert desk.words[-1] == {
         "proposal_id": "prop_2",
         "word": "approve",
-        "arguments_digest": "e",
+        "binding_digest": "e",
         "comment": "approved by the demo's operator on duty",
     }
     assert desk.keys == {"Bearer k"}

@@ -78,7 +78,7 @@ async def _speak(fleet, proposal_id: str, word: ApprovalWord, approver: str = "a
         approver=approver,
         role=Role.APPROVER,
         word=word,
-        arguments_digest=proposal.arguments_digest,
+        binding_digest=proposal.binding_digest,
     )
 
 

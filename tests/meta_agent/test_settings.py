@@ -244,3 +244,11 @@ def test_a_use_case_on_a_kind_without_adapter_is_refused(tmp_path: Path) -> None
     (tmp_path / "a.yaml").write_text(text)
     with pytest.raises(ConfigurationError, match="no adapter"):
         load_settings(tmp_path / "a.yaml", {})
+
+
+def test_the_planner_is_no_use_cases_stable(tmp_path: Path) -> None:
+    text = "providers: [{name: lab, kind: ollama}]\nagent: {model: lab/x}\n"
+    text += "use_cases: [{name: chat, stable: {provider: lab, model: x}}]\n"
+    (tmp_path / "a.yaml").write_text(text)
+    with pytest.raises(ConfigurationError, match="never answers an application"):
+        load_settings(tmp_path / "a.yaml", {})

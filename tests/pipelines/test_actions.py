@@ -49,7 +49,7 @@ async def speak(db: Database, proposal: Proposal, who: str = "ann", role: Role =
         approver=who,
         role=role,
         word=ApprovalWord.APPROVE,
-        arguments_digest=proposal.arguments_digest,
+        binding_digest=proposal.binding_digest,
     )
 
 
@@ -279,14 +279,14 @@ async def test_who_may_speak(db: Database) -> None:
         await speak(db, waiting, "ann", Role.ADMIN)
     with pytest.raises(ApprovalRefused, match="operator cannot approve"):
         await speak(db, waiting, "bob", Role.OPERATOR)
-    with pytest.raises(ApprovalRefused, match="not what was proposed"):
+    with pytest.raises(ApprovalRefused, match="not what stands there now"):
         await approvals.speak(
             db,
             proposal.id,
             approver="bob",
             role=Role.APPROVER,
             word=ApprovalWord.APPROVE,
-            arguments_digest="sha256:other",
+            binding_digest="sha256:other",
         )
     rejected = await approvals.speak(
         db,
@@ -294,7 +294,7 @@ async def test_who_may_speak(db: Database) -> None:
         approver="bob",
         role=Role.OPERATOR,
         word=ApprovalWord.REJECT,
-        arguments_digest=waiting.arguments_digest,
+        binding_digest=waiting.binding_digest,
         comment="not today",
     )
     assert rejected.status == ProposalStatus.REJECTED

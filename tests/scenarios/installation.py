@@ -214,7 +214,7 @@ class Operator:
             json={
                 "proposal_id": proposal["id"],
                 "word": "approve",
-                "arguments_digest": proposal["arguments_digest"],
+                "binding_digest": proposal["binding_digest"],
                 "comment": "evidence read",
             },
         )
