@@ -11,6 +11,7 @@ from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import Any
 
+from pipelines.context import PipelineError
 from pipelines.discovery.constraints import Demands, Situation
 from policies.policy import Policy
 from storage import clock, deployments, evaluations, interactions, registry, rollouts, routes, use_cases
@@ -28,7 +29,7 @@ ROLLBACK_COUNTS = timedelta(days=30)
 _MONTH_DAYS = 30
 
 
-class RankingError(Exception):
+class RankingError(PipelineError):
     """There is nothing to rank for; says why and what to do."""
 
 

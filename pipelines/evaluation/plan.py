@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from pipelines.context import Context
+from pipelines.context import Context, PipelineError
 from pipelines.evaluation.suite import Case, Suite, SuiteError, are_messages
 from storage import deployments, evaluations, interactions, registry, routes, use_cases
 from storage.database import notify
@@ -27,7 +27,7 @@ _LOOKED_AT_PER_CASE = 5
 _NOT_REPLAYED = frozenset({"tools", "functions", "response_format", "modalities", "audio"})
 
 
-class EvaluationError(Exception):
+class EvaluationError(PipelineError):
     """There is nothing to evaluate; says why and what to do."""
 
 
@@ -121,7 +121,8 @@ async def plan_cases(context: Context, evaluation_id: str) -> dict[str, Any]:
             raise EvaluationError(f"the evaluation {evaluation_id} is gone")
         use_case = await use_cases.find(connection, evaluation.use_case)
         suite = Suite.from_json(use_case.suite if use_case else None)
-        most = context.evaluation.recorded_cases
+        # A replay that nothing is asked of always agrees: it would only dilute the suite.
+        most = context.evaluation.recorded_cases if suite.recorded_checks else 0
         recorded = await interactions.recent(
             connection,
             use_case=evaluation.use_case,

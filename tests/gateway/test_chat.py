@@ -8,6 +8,7 @@ from typing import Any
 import openai
 import pytest
 
+from storage import identities
 from storage.vocabulary import AssignmentUnit
 from tests.gateway.conftest import USE_CASE, Fleet, Running, until
 from tests.gateway.fake_upstream import FakeUpstream
@@ -252,3 +253,22 @@ async def test_feedback_reaches_the_interaction(gateway: Running, fleet: Fleet) 
         refused = await gateway.http.post("/v1/feedback", json=body, headers=headers)
         assert refused.status_code == 400
         assert refused.json()["error"]["param"] == "interaction_id"
+
+
+async def test_a_key_of_the_control_plane_calls_no_model(gateway: Running, fleet: Fleet) -> None:
+    async with fleet.db.transaction() as connection:
+        key = await identities.ensure_key(
+            connection, key_id="console", secret="s" * 48, name="console", scopes=["read", "admin"]
+        )
+    client = gateway.client().with_options(api_key=key)
+
+    async def refused() -> bool:
+        try:
+            await client.chat.completions.create(model=USE_CASE, messages=MESSAGES)
+        except openai.PermissionDeniedError as error:
+            return "infer" in str(error)
+        except openai.AuthenticationError:
+            return False  # the gateway has not heard of the key yet
+        raise AssertionError("a key without the scope was answered")
+
+    await until(refused)

@@ -138,3 +138,10 @@ def test_a_freeze_covers_its_dates_from_first_to_last() -> None:
     days = ["2026-12-19T23:59Z", "2026-12-20T00:00Z", "2027-01-02T23:59Z", "2027-01-03T00:00Z"]
     moments = [datetime.fromisoformat(day) for day in days]
     assert [policy.base.blackouts[0].covers(moment) for moment in moments] == [False, True, True, False]
+
+
+@pytest.mark.parametrize("tool", ["rollback", "abort"])
+def test_a_policy_without_the_way_back_is_refused(tool: str) -> None:
+    lines = [line for line in DEFAULT_PATH.read_text().splitlines() if not line.startswith(f"  {tool}:")]
+    with pytest.raises(PolicyError, match=f"tools.{tool}: the way back"):
+        load_policy("\n".join(lines))
