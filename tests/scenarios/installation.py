@@ -165,6 +165,15 @@ async def until(
         await asyncio.sleep(every)
 
 
+async def keys_made(installation: Installation) -> None:
+    """Wait until the demo's players have their keys."""
+
+    async def look() -> bool:
+        return (installation.home / "keys" / "night-shift.key").exists()
+
+    await until("the keys are made", look, 60)
+
+
 class Operator:
     """Somebody with a key of the control API."""
 
@@ -195,6 +204,20 @@ class Operator:
         """The newest rollout of a candidate."""
         found = await self.get("rollouts") or []
         return next((each for each in found if each["candidate"]["model"] == model), None)
+
+    async def in_state(self, model: str, *states: str, weight: float = 0.0) -> dict[str, Any]:
+        """Wait until a candidate's rollout is there; any other end is a failure."""
+
+        async def look() -> dict[str, Any] | None:
+            rollout = await self.rollout_of(model)
+            if rollout is None:
+                return None
+            astray = rollout["state"] in ("rolled_back", "aborted", "paused")
+            if astray and rollout["state"] not in states:
+                raise AssertionError(f"the rollout of {model} went another way: {rollout}")
+            return rollout if rollout["state"] in states and rollout["weight"] >= weight else None
+
+        return await until(f"the rollout of {model} is {' or '.join(states)} at {weight}", look, 120)
 
     async def approve_next(self) -> dict[str, Any]:
         """Wait for a proposal in the queue, and say yes to exactly that."""

@@ -5,24 +5,12 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-import tempfile
-from collections.abc import Iterator
-from pathlib import Path
-from typing import Any
 
 import pytest
 
 from storage import interactions
 from storage.database import Database
-from tests.scenarios.installation import Installation, Operator, Readers, running, until
-
-
-@pytest.fixture
-def installation() -> Iterator[Installation]:
-    with tempfile.TemporaryDirectory(prefix="ma-", dir="/tmp", ignore_cleanup_errors=True) as directory:
-        Path(directory).chmod(0o755)
-        with running(Path(directory)) as started:
-            yield started
+from tests.scenarios.installation import Installation, Operator, Readers, keys_made, until
 
 
 async def kill(installation: Installation, role: str) -> None:
@@ -36,16 +24,6 @@ async def kill(installation: Installation, role: str) -> None:
         return now is not None and now != before
 
     await until(f"another {role} runs", again, 30)
-
-
-async def wait_for(operator: Operator, model: str, state: str, weight: float = 0.0) -> dict[str, Any]:
-    async def look() -> dict[str, Any] | None:
-        rollout = await operator.rollout_of(model)
-        if rollout and rollout["state"] in ("rolled_back", "aborted", "paused") and rollout["state"] != state:
-            raise AssertionError(f"the rollout of {model} went another way: {rollout}")
-        return rollout if rollout and rollout["state"] == state and rollout["weight"] >= weight else None
-
-    return await until(f"the rollout of {model} is {state} at {weight}", look, 120)
 
 
 class Ledger:
@@ -81,23 +59,20 @@ async def all_logged(installation: Installation, ledger: Ledger) -> bool:
 
 @pytest.mark.timeout(300)
 async def test_each_process_is_killed_once_during_a_rollout(installation: Installation) -> None:
-    async def key_is_there() -> bool:
-        return (installation.home / "keys" / "night-shift.key").exists()
-
-    await until("the keys are made", key_is_there, 60)
+    await keys_made(installation)
     ledger, stop = Ledger(), asyncio.Event()
     async with Operator(installation, "night-shift.key") as operator, Readers(installation) as readers:
         await operator.approve_next()
         reading = asyncio.create_task(ledger.read(readers, stop))
-        await wait_for(operator, "swift-mini", "shadow")
+        await operator.in_state("swift-mini", "shadow")
         await kill(installation, "worker")
-        await wait_for(operator, "swift-mini", "canary", 0.10)
+        await operator.in_state("swift-mini", "canary", weight=0.10)
         await kill(installation, "gateway")
-        await wait_for(operator, "swift-mini", "canary", 0.25)
+        await operator.in_state("swift-mini", "canary", "promoted", weight=0.25)
         await kill(installation, "control")
-        await wait_for(operator, "swift-mini", "canary", 0.50)
+        await operator.in_state("swift-mini", "canary", "promoted", weight=0.50)
         await kill(installation, "worker")
-        await wait_for(operator, "swift-mini", "promoted")
+        await operator.in_state("swift-mini", "promoted")
         assert await readers.ask_many(20) == {"swift-mini": 20}
         stop.set()
         await reading

@@ -6,32 +6,15 @@ import asyncio
 import os
 import random
 import signal
-import tempfile
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from storage.vocabulary import RolloutState
-from tests.scenarios.installation import Installation, Operator, Readers, running, until
+from tests.scenarios.installation import Installation, Operator, Readers, keys_made, until
 
 ROLES = ("gateway", "worker", "control")
-
-
-@pytest.fixture
-def installation() -> Iterator[Installation]:
-    with tempfile.TemporaryDirectory(prefix="ma-", dir="/tmp", ignore_cleanup_errors=True) as directory:
-        Path(directory).chmod(0o755)
-        with running(Path(directory)) as started:
-            yield started
-
-
-async def keys_made(installation: Installation) -> None:
-    async def look() -> bool:
-        return (installation.home / "keys" / "night-shift.key").exists()
-
-    await until("the keys are made", look, 60)
 
 
 async def kill_at_random(installation: Installation, luck: random.Random, stop: asyncio.Event) -> int:

@@ -6,38 +6,12 @@ Which model answered is read from the wire at each stage, not from a table.
 from __future__ import annotations
 
 import json
-import tempfile
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 
-from tests.scenarios.installation import Installation, Operator, Readers, running, until
-
-
-@pytest.fixture
-def installation() -> Iterator[Installation]:
-    # A short path: the embedded server's socket lies below it.
-    with tempfile.TemporaryDirectory(prefix="ma-", dir="/tmp", ignore_cleanup_errors=True) as directory:
-        Path(directory).chmod(0o755)
-        with running(Path(directory)) as started:
-            yield started
-
-
-async def in_state(operator: Operator, model: str, *states: str, weight: float = 0.0) -> dict[str, Any]:
-    async def look() -> dict[str, Any] | None:
-        rollout = await operator.rollout_of(model)
-        if (
-            rollout
-            and rollout["state"] in ("rolled_back", "aborted", "paused")
-            and rollout["state"] not in states
-        ):
-            raise AssertionError(f"the rollout of {model} went another way: {rollout}")
-        return rollout if rollout and rollout["state"] in states and rollout["weight"] >= weight else None
-
-    return await until(f"the rollout of {model} is {' or '.join(states)} at {weight}", look, 90)
+from tests.scenarios.installation import Installation, Operator, Readers, keys_made, until
 
 
 async def served_by(installation: Installation, provider: str) -> int:
@@ -48,10 +22,7 @@ async def served_by(installation: Installation, provider: str) -> int:
 
 @pytest.mark.timeout(300)
 async def test_the_whole_loop(installation: Installation) -> None:
-    async def key_is_there() -> bool:
-        return (installation.home / "keys" / "night-shift.key").exists()
-
-    await until("the keys are made", key_is_there, 60)
+    await keys_made(installation)
     async with Operator(installation, "night-shift.key") as operator, Readers(installation) as readers:
         await play(installation, operator, readers)
 
@@ -82,29 +53,29 @@ async def play(installation: Installation, operator: Operator, readers: Readers)
     )
 
     # Shadow: the candidate works, and nobody meets it.
-    await in_state(operator, "swift-mini", "shadow")
+    await operator.in_state("swift-mini", "shadow")
     before = await served_by(installation, "thrift")
     assert await readers.ask_many(10) == {"atlas-large": 10}
-    rollout = await in_state(operator, "swift-mini", "canary")
+    rollout = await operator.in_state("swift-mini", "canary")
     assert await served_by(installation, "thrift") > before
 
     # Canary: some conversations meet it, each stays on its side, the share grows.
     answered = await readers.ask_many(80)
     assert set(answered) == {"atlas-large", "swift-mini"}, rollout
-    half = await in_state(operator, "swift-mini", "canary", "promoted", weight=0.5)
+    half = await operator.in_state("swift-mini", "canary", "promoted", weight=0.5)
     sides = [[await readers.ask(f"sticky-{number}") for _ in range(3)] for number in range(6)]
     still = await operator.rollout_of("swift-mini")
     if still and still["weight"] == half["weight"]:
         assert all(len(set(side)) == 1 for side in sides)
-    await in_state(operator, "swift-mini", "promoted")
+    await operator.in_state("swift-mini", "promoted")
     assert await readers.ask_many(20) == {"swift-mini": 20}
 
     # 6: a second candidate appears, passes, is trusted, falls ill, and is sent back.
     second = await operator.approve_next()
     assert second["tool"] == "deploy"
-    await in_state(operator, "budget-nano", "canary")
+    await operator.in_state("budget-nano", "canary")
     assert "budget-nano" in await readers.ask_many(80)
-    ended = await in_state(operator, "budget-nano", "rolled_back")
+    ended = await operator.in_state("budget-nano", "rolled_back")
     assert ended["weight"] == 0
     assert await readers.ask_many(20) == {"swift-mini": 20}
     incidents = await operator.get("incidents")
