@@ -20,7 +20,7 @@ ROLES = ("gateway", "worker", "control")
 async def kill_at_random(installation: Installation, luck: random.Random, stop: asyncio.Event) -> int:
     kills = 0
     while not stop.is_set():
-        await asyncio.sleep(luck.uniform(3.0, 10.0))
+        await asyncio.sleep(luck.uniform(1.5, 6.0))
         pid = installation.pid_of(luck.choice(ROLES))
         if pid is not None:
             os.kill(pid, signal.SIGKILL)
@@ -43,7 +43,7 @@ async def test_a_rollout_ends_well_whatever_is_killed_when(installation: Install
 
         state = await until("the rollout ends", ended, 600)
         stop.set()
-        assert await killing > 5
+        assert await killing >= 3
         assert state == RolloutState.PROMOTED
 
         async def answers() -> bool:
