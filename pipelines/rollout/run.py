@@ -63,6 +63,7 @@ def rollout_id_of(run_id: str) -> str:
 
 
 async def start_rollout(run: Run, use_case_name: str, release_id: str) -> str:
+    """Plan the rollout of a run, once. Raises :class:`PipelineError` when it can no longer begin."""
     rollout_id = rollout_id_of(run.id)
     async with run.context.database.transaction() as connection:
         if await rollouts.find(connection, rollout_id):
