@@ -41,8 +41,8 @@ class Deployment:
 
 
 @dataclass(frozen=True, slots=True)
-class Release:
-    """The one object that goes live for a use case; immutable, hence also the snapshot."""
+class ServedRelease:
+    """The one object that goes live for a use case, with what it calls; immutable: also the snapshot."""
 
     id: str
     use_case: str
@@ -52,20 +52,6 @@ class Release:
     note: str | None
     created_at: datetime
     was_stable: bool  #: it has carried all traffic before: a target to roll back to
-
-
-@dataclass(frozen=True, slots=True)
-class ServedRelease:
-    """A release with what its deployment calls, for lists and pages."""
-
-    id: str
-    use_case: str
-    deployment_id: str
-    evaluation_id: str | None
-    created_by: str
-    note: str | None
-    created_at: datetime
-    was_stable: bool
     provider: str
     model: str
     offering_id: str | None
@@ -156,7 +142,7 @@ async def mark_stable(connection: AsyncConnection, release_id: str) -> None:
 
 def _served() -> Any:
     return select(
-        *(column for column in releases.c if column.name != "suite"),
+        *releases.c,
         deployments.c.provider,
         deployments.c.model,
         deployments.c.offering_id,

@@ -12,7 +12,7 @@ from typing import Any, cast
 
 import orjson
 import psycopg
-from sqlalchemy import Integer, Table, TextClause, case, extract, func, insert, select, text
+from sqlalchemy import Table, TextClause, case, func, insert, select, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from storage import clock, events
@@ -424,28 +424,3 @@ async def spend(connection: AsyncConnection, *, since: datetime, use_case: str |
     if use_case is not None:
         query = query.where(interactions.c.use_case == use_case)
     return Decimal((await connection.execute(query)).scalar_one())
-
-
-async def timeline(
-    connection: AsyncConnection, *, use_case: str, since: datetime, bucket_seconds: int
-) -> list[dict[str, Any]]:
-    """Live traffic in buckets of time by arm: requests, failures, mean latency, cost. For charts."""
-    table = interactions.c
-    bucket = (func.floor(extract("epoch", table.at) / bucket_seconds).cast(Integer) * bucket_seconds).label(
-        "bucket"
-    )
-    failed = table.status.in_([InteractionStatus.ERROR, InteractionStatus.BLOCKED])
-    query = (
-        select(
-            bucket,
-            table.arm,
-            func.count().label("requests"),
-            func.sum(case((failed, 1), else_=0)).label("failures"),
-            func.avg(table.latency_ms).label("latency_ms"),
-            func.sum(table.cost_usd).label("cost_usd"),
-        )
-        .where(table.use_case == use_case, table.at >= since, table.kind == InteractionKind.LIVE)
-        .group_by(bucket, table.arm)
-        .order_by(bucket)
-    )
-    return [dict(row._mapping) for row in await connection.execute(query)]

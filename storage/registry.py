@@ -185,13 +185,6 @@ async def changes(
     return [load(OfferingChange, row) for row in await connection.execute(query)]
 
 
-async def last_change_id(connection: AsyncConnection) -> int:
-    """The id of the newest change, 0 if there is none."""
-    return int(
-        (await connection.execute(select(func.coalesce(func.max(offering_changes.c.id), 0)))).scalar_one()
-    )
-
-
 async def find_offering(connection: AsyncConnection, offering_id: str) -> Offering | None:
     """The offering of that id."""
     query = select(*columns_for(Offering, offerings)).where(offerings.c.id == offering_id)

@@ -212,10 +212,6 @@ class RouteRow:
         """The release on that arm."""
         return next((each["release_id"] for each in self.arms if each["arm"] == arm), None)
 
-    def weight_of(self, arm: Arm) -> float:
-        """The weight of that arm, 0 if the route has none."""
-        return next((float(each["weight"]) for each in self.arms if each["arm"] == arm), 0.0)
-
 
 async def lock(connection: AsyncConnection) -> None:
     """Become the one writer of routes until the end of the transaction; the audit is locked after it."""
