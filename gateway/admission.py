@@ -5,54 +5,76 @@ Fills the call in as far as it gets, so that a refused request can be logged wit
 
 from __future__ import annotations
 
-from gateway.chat_request import parse_body, parse_chat, split_model
+from collections.abc import Mapping
+from typing import Any
+
+from gateway.chat_request import conversation_of, split_model, user_of
 from gateway.errors import ApiError, unknown_model
-from gateway.interaction import Call, Target
+from gateway.interaction import CHARACTERS_PER_TOKEN, DEFAULT_SERVING, Call, Target
 from gateway.keys import EVALUATE, INFER, PIN, callable_use_cases, demand_scope, may_call
+from gateway.limits import Claim, Limiter
 from gateway.routing import choose_arm, choose_unit
-from storage.routes import KeyRecord, RoutingSnapshot
+from storage.routing import RoutingSnapshot
 from storage.vocabulary import InteractionKind
 
 
-def admit(call: Call, key: KeyRecord, snapshot: RoutingSnapshot, raw: bytes, purpose: bytes | None) -> Target:
-    """Decide who answers this body."""
-    demand_scope(key, INFER, "call a model")
-    call.body = parse_body(raw)
-    model, use_case, release = split_model(call.body)
-    if use_case not in snapshot.routes or not may_call(key, use_case):
-        raise unknown_model(model, callable_use_cases(snapshot, key))
-    call.use_case = use_case
-    call.chat = parse_chat(call.body)
-    if release is None:
-        return _draw(call, snapshot)
-    return _pin(call, key, snapshot, release, purpose)
+def choose_use_case(
+    call: Call, body: Mapping[str, Any], snapshot: RoutingSnapshot, scope: str = INFER, purpose: str = ""
+) -> str | None:
+    """Note in the call which use case is meant, if its key may call it; the release that is pinned."""
+    assert call.key is not None
+    demand_scope(call.key, scope, purpose or "call a model")
+    model, use_case, release = split_model(body)
+    if use_case not in snapshot.routes or not may_call(call.key, use_case):
+        raise unknown_model(model, callable_use_cases(snapshot, call.key))
+    call.model, call.use_case = model, use_case
+    call.serving = snapshot.servings.get(use_case, DEFAULT_SERVING)
+    return release
 
 
-def _draw(call: Call, snapshot: RoutingSnapshot) -> Target:
-    assert call.chat is not None
-    route = call.route = snapshot.routes[call.chat.use_case]
-    unit = choose_unit(
-        route.assignment_unit, conversation=call.chat.conversation, user=call.chat.user, request=call.id
-    )
-    assignment = choose_arm(route, unit)
-    if assignment is None:
+def note_people(call: Call, body: dict[str, Any]) -> None:
+    """Note whom the call is made for, and in which conversation."""
+    call.user = user_of(body)
+    call.conversation = conversation_of(body)
+
+
+def draw(call: Call, snapshot: RoutingSnapshot) -> Target:
+    """The target by the route of the call's use case."""
+    assert call.use_case is not None
+    route = call.route = snapshot.routes[call.use_case]
+    unit = choose_unit(route.assignment_unit, conversation=call.conversation, user=call.user, request=call.id)
+    drawn = choose_arm(route, unit)
+    if drawn is None:
         text = (
             f"Use case '{route.use_case}' has no model yet. Ask the operator to give its route a stable arm."
         )
         raise ApiError(503, text, "overloaded_error", "no_route", "model")
-    arm = assignment.arm
-    return Target(arm.release_id, arm.deployment, arm.arm, assignment.weight, assignment.unit)
+    arm = drawn.arm
+    return Target(arm.release_id, arm.deployment, arm.arm, drawn.weight, drawn.unit, drawn.control)
 
 
-def _pin(
-    call: Call, key: KeyRecord, snapshot: RoutingSnapshot, release: str, purpose: bytes | None
-) -> Target:
-    assert call.chat is not None
-    demand_scope(key, PIN, "ask for one exact release")
+def pin(call: Call, snapshot: RoutingSnapshot, release: str, purpose: bytes | None) -> Target:
+    """The target that the caller names; nothing diverts such a call."""
+    assert call.key is not None
+    demand_scope(call.key, PIN, "ask for one exact release")
     found = snapshot.releases.get(release)
-    if found is None or found[0] != call.chat.use_case:
-        text = f"'{release}' is no release of use case '{call.chat.use_case}'. Leave out '@...'."
+    if found is None or found.use_case != call.use_case:
+        text = f"'{release}' is no release of use case '{call.use_case}'. Leave out '@...'."
         raise ApiError(404, text, code="model_not_found", param="model")
-    if purpose == b"evaluation" and EVALUATE in key.scopes:
+    if purpose == b"evaluation" and EVALUATE in call.key.scopes:
         call.kind = InteractionKind.EVALUATION
-    return Target(release, found[1], None)
+    return Target(release, found.deployment, None)
+
+
+def take_allowance(call: Call, limiter: Limiter, now: float, raw_size: int) -> None:
+    """Count the call against the limits of its key and use case. Raises ``ApiError`` (429)."""
+    body = call.body or {}
+    wanted = body.get("max_completion_tokens") or body.get("max_tokens")
+    estimate = raw_size // CHARACTERS_PER_TOKEN + (wanted if isinstance(wanted, int) else 0)
+    call.ticket = limiter.admit(now, call.at.date(), claims_of(call), estimate)
+
+
+def claims_of(call: Call) -> tuple[Claim, Claim]:
+    """Whose limits a call counts against."""
+    assert call.key is not None
+    return (f"key:{call.key.id}", call.key.limits), (f"use_case:{call.use_case}", call.serving.limits)

@@ -26,6 +26,7 @@ class AnswerGuard:
         "_log",
         "_profile",
         "blocked",
+        "characters",
         "choices",
         "finish_reason",
     )
@@ -39,6 +40,7 @@ class AnswerGuard:
         self.blocked: Finding | None = None
         self.choices: set[int] = set()  #: those that were begun
         self.finish_reason: str | None = None
+        self.characters = 0  #: that were let through, in all choices and channels
 
     @property
     def findings(self) -> list[Finding]:
@@ -83,7 +85,7 @@ class AnswerGuard:
             choice.pop("message", None)  # no part of a chunk; what clients read it for has passed as deltas
             delta = choice.get("delta")
             if isinstance(delta, dict):
-                self._check_message(index, delta)
+                self._check_delta(index, delta)
             if choice.get("logprobs") and self._holds(index):
                 choice["logprobs"] = None  # they spell out the tokens that are held back
             reason = _reason_of(choice)
@@ -122,6 +124,14 @@ class AnswerGuard:
 
     # -- text
 
+    def _check_delta(self, index: int, delta: dict[str, Any]) -> None:
+        content = delta.get(CONTENT)
+        if len(delta) == 1 and isinstance(content, str):  # nearly all of them
+            if content:
+                delta[CONTENT] = self._feed(index, CONTENT, content, False)
+        else:
+            self._check_message(index, delta)
+
     def _check_message(self, index: int, message: dict[str, Any], final: bool = False) -> None:
         for channel, holder, key in text_slots(message):
             holder[key] = self._feed(index, channel, holder[key], final)
@@ -136,6 +146,7 @@ class AnswerGuard:
         released = guard.feed(text, final)
         if guard.blocked is not None and self.blocked is None:
             self.blocked = guard.blocked
+        self.characters += len(released)
         if index == 0 and name == CONTENT:
             self._log.append(released)
         elif index == 0 and name.startswith(CALLS):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
 from typing import Any
 
 import orjson
@@ -11,20 +11,6 @@ from gateway.errors import ApiError
 
 #: A body with no more brackets than this cannot be nested too deeply to be written again.
 _SURELY_FLAT = 200
-
-
-@dataclass(frozen=True, slots=True)
-class ChatRequest:
-    """A chat completion request that has been looked at."""
-
-    body: dict[str, Any]  #: as the client sent it
-    model: str  #: as the client wrote it
-    use_case: str
-    release: str | None  #: the part after ``@``, if a release is pinned
-    user: str | None
-    conversation: str | None
-    stream: bool
-    wants_usage: bool  #: whether the client asked for the usage chunk of a stream
 
 
 def parse_body(raw: bytes) -> dict[str, Any]:
@@ -50,7 +36,7 @@ def _check_depth(body: dict[str, Any]) -> None:
         raise ApiError(400, text, code="invalid_json") from None
 
 
-def split_model(body: dict[str, Any]) -> tuple[str, str, str | None]:
+def split_model(body: Mapping[str, Any]) -> tuple[str, str, str | None]:
     """(model as written, use case, pinned release) of a body."""
     model = _optional(body, "model", str, "a string: the name of a use case")
     if not model:
@@ -59,23 +45,33 @@ def split_model(body: dict[str, Any]) -> tuple[str, str, str | None]:
     return model, use_case, release or None
 
 
-def parse_chat(body: dict[str, Any]) -> ChatRequest:
-    """Check the fields that the gateway acts on, and name the wrong one."""
-    model, use_case, release = split_model(body)
+def check_chat(body: dict[str, Any]) -> bool:
+    """Check the fields that the gateway acts on, and name the wrong one; whether a stream is wanted."""
     _check_messages(body)
+    _optional(body, "stream_options", dict, "an object")
+    return bool(_optional(body, "stream", bool, "true or false"))
+
+
+def check_embeddings(body: dict[str, Any]) -> None:
+    """The same for a request of embeddings."""
+    if not body.get("input"):
+        text = "'input' must be a text or a list of texts."
+        raise ApiError(400, text, code="missing_field", param="input")
+    if not isinstance(body["input"], str | list):
+        raise ApiError(400, "'input' must be a text or a list.", code="invalid_type", param="input")
+
+
+def user_of(body: dict[str, Any]) -> str | None:
+    """Whom a request is made for, as the application names that person."""
+    user: str | None = _optional(body, "user", str, "a string")
+    return user or _optional(body, "safety_identifier", str, "a string")
+
+
+def conversation_of(body: dict[str, Any]) -> str | None:
+    """The conversation that a request goes on with."""
     metadata = _optional(body, "metadata", dict, "an object") or {}
-    options = _optional(body, "stream_options", dict, "an object") or {}
-    user = _optional(body, "user", str, "a string")
-    return ChatRequest(
-        body=body,
-        model=model,
-        use_case=use_case,
-        release=release,
-        user=user or _optional(body, "safety_identifier", str, "a string"),
-        conversation=_optional(metadata, "conversation_id", str, "a string", "metadata.conversation_id"),
-        stream=bool(_optional(body, "stream", bool, "true or false")),
-        wants_usage=bool(options.get("include_usage")),
-    )
+    found: str | None = _optional(metadata, "conversation_id", str, "a string", "metadata.conversation_id")
+    return found
 
 
 def _check_messages(body: dict[str, Any]) -> None:
@@ -89,7 +85,7 @@ def _check_messages(body: dict[str, Any]) -> None:
             raise ApiError(400, text, code="invalid_type", param=f"messages[{place}]")
 
 
-def _optional(source: dict[str, Any], name: str, kind: type, words: str, param: str | None = None) -> Any:
+def _optional(source: Mapping[str, Any], name: str, kind: type, words: str, param: str | None = None) -> Any:
     value = source.get(name)
     if value is not None and not isinstance(value, kind):
         raise ApiError(400, f"'{param or name}' must be {words}.", code="invalid_type", param=param or name)

@@ -2,11 +2,12 @@
 
     GatewayError
     ├── ApiError                 what a caller reads, in OpenAI's shape
-    ├── ClientGoneError          the caller went away before its request was whole
     └── UpstreamError            a provider failed us
         ├── NotConfiguredError   a route names a provider that this gateway does not have
         ├── ConnectError         nobody answered the door
         ├── BusyError            our own limit of connections to it is reached
+        ├── CircuitOpenError     too many of its last calls failed: it was not asked
+        ├── HedgedError          another deployment answered sooner
         ├── UpstreamTimeoutError it took too long
         ├── UpstreamStatusError  it answered with an error status
         ├── InvalidAnswerError   it answered with something that is no chat completion
@@ -32,10 +33,6 @@ _NAME_LIMIT = 100
 
 class GatewayError(Exception):
     """Something the gateway expects to go wrong."""
-
-
-class ClientGoneError(GatewayError):
-    """Nobody is left to answer."""
 
 
 @dataclass(eq=False)
@@ -84,6 +81,18 @@ class BusyError(UpstreamError):
     """All connections that the gateway may hold to the provider are in use."""
 
     code = "upstream_busy"
+
+
+class CircuitOpenError(UpstreamError):
+    """Too many of the deployment's last calls failed: it is left alone for a moment."""
+
+    code = "upstream_circuit_open"
+
+
+class HedgedError(UpstreamError):
+    """Another deployment was asked too, and answered sooner."""
+
+    code = "upstream_hedged"
 
 
 class UpstreamTimeoutError(UpstreamError):
@@ -155,6 +164,9 @@ def for_caller(error: UpstreamError, use_case: str, provider: str) -> ApiError:
     if isinstance(error, BusyError):
         text = f"The gateway is at its limit of calls to the model behind '{use_case}'. Retry in a moment."
         return ApiError(503, text, "overloaded_error", error.code, retry_after="1")
+    if isinstance(error, CircuitOpenError):
+        text = f"The model behind '{use_case}' keeps failing. Retry in a moment; {operator}."
+        return ApiError(503, text, "overloaded_error", error.code, retry_after="5")
     if isinstance(error, ConnectError):
         text = f"The model behind '{use_case}' cannot be reached. Retry in a few seconds; {operator}."
         return ApiError(502, text, "upstream_error", error.code)
@@ -196,8 +208,8 @@ def internal(request_id: str) -> ApiError:
 def bad_key() -> ApiError:
     """The caller's key is missing, malformed, unknown or revoked: one answer for all."""
     text = (
-        "No valid API key. Send 'Authorization: Bearer ma_live_...' with a key "
-        "that an operator made for your application."
+        "No valid API key. Send 'Authorization: Bearer ma_live_...' (or 'x-api-key: ma_live_...') with a "
+        "key that an operator made for your application."
     )
     return ApiError(401, text, "authentication_error", "invalid_api_key")
 

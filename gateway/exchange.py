@@ -1,106 +1,265 @@
-"""One call and the deployments that are asked for it, with the rule of what is asked again.
+"""One call and the deployments that are asked for it, until one answers or nobody is left.
 
-A candidate that fails before a byte left is answered for by stable, and keeps the failure in its own
-row: whoever was drawn is whom the outcome counts for. Stable is asked twice only when nobody answered
-the door. Knows neither plain nor streamed answers.
+Whoever was drawn is whom the outcome counts for: a deployment that failed keeps its failure in a row of
+its own, and whoever answers in its place stands in no arm's evidence. What is asked again, and when, is
+``gateway.retrying``'s to say. Knows neither plain nor streamed answers.
 """
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import dataclasses
+import random
 import time
 from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
 
 from gateway.answer_guard import AnswerGuard
-from gateway.errors import ApiError, UpstreamError, for_caller, is_worth_a_retry
-from gateway.interaction import Bill, Call, Outcome, Target
-from gateway.provider import Provider
+from gateway.errors import ApiError, CircuitOpenError, HedgedError, UpstreamError, for_caller
+from gateway.interaction import Bill, Call, Outcome, Target, fallback_target
+from gateway.keys import INSPECT
+from gateway.limits import clamp_tokens
+from gateway.provider import Provider, Terms
+from gateway.retrying import Again, AskNext, Failure, GiveUp, line_of, next_step
+from gateway.server import Header
 from gateway.services import Services
+from gateway.surface import Asked, Surface
 from gateway.upstream_request import request_for
 from storage.ids import new_id
+from storage.routing import Fallback
 from storage.vocabulary import Arm, InteractionStatus
 
 T = TypeVar("T")
-Ask = Callable[[Provider, dict[str, Any]], Awaitable[T]]
+Ask = Callable[[Provider, dict[str, Any], Terms], Awaitable[T]]
 
 
 class Exchange:
     """The state of one call while it is being answered."""
 
-    def __init__(self, services: Services, call: Call, target: Target) -> None:
+    __slots__ = (
+        "_asked_ids",
+        "_attempts",
+        "_deadline",
+        "_drawn",
+        "asked",
+        "call",
+        "guard",
+        "services",
+        "status",
+        "surface",
+        "target",
+    )
+
+    def __init__(
+        self,
+        services: Services,
+        call: Call,
+        target: Target,
+        surface: Surface,
+        asked: Asked,
+    ) -> None:
         self.services = services
         self.call = call
         self.target = target  #: whoever is being asked now
+        self.surface = surface
+        self.asked = asked
         self.guard = AnswerGuard(services.detectors, target.deployment.guard_profile)
         self.status: InteractionStatus | None = None  #: once it has ended
+        self._drawn = target.arm
+        self._asked_ids = {target.deployment.id}
+        self._attempts = 0  # at the present target
+        total = call.serving.waiting.total_seconds
+        self._deadline = None if total is None else services.time() + total
+
+    # -- asking
 
     async def ask(self, ask: Ask[T]) -> T:
         """The first good answer, or the last failure."""
-        try:
-            return await self._ask_once(ask)
-        except UpstreamError as error:
-            stable = self._stable_instead()
-            if stable is not None:
-                self._fall_back(error, stable)
-            elif not is_worth_a_retry(error) or self.target.arm is Arm.CANDIDATE:
-                raise
-            return await self._ask_once(ask)
+        while True:
+            try:
+                return await self._ask_target(ask)
+            except UpstreamError as error:
+                match self._next_step(error):
+                    case Again(seconds):
+                        await self._pause(seconds)
+                    case AskNext(fallback):
+                        self._move_on(error, fallback)
+                    case GiveUp():
+                        raise
 
-    async def _ask_once(self, ask: Ask[T]) -> T:
-        assert self.call.chat is not None
-        provider = self.services.provider_of(self.target)
-        request = request_for(self.call.chat.body, self.target.deployment, stream=self.call.chat.stream)
+    def _next_step(self, error: UpstreamError) -> Again | AskNext | GiveUp:
+        failed = Failure(
+            error=error,
+            attempts=self._attempts,
+            arm=self._drawn,
+            elapsed=self.call.elapsed,
+            waiting=self.call.serving.waiting,
+            may_ask_again=not isinstance(error, CircuitOpenError),
+        )
+        return next_step(failed, self._line(), random.random())
+
+    def _line(self) -> tuple[Fallback, ...]:
+        """Who is left to ask."""
+        return line_of(self._drawn, self.call.route, self.call.serving.fallbacks, self._asked_ids)
+
+    async def _pause(self, seconds: float) -> None:
+        self.call.lost_seconds += seconds
+        await asyncio.sleep(seconds)
+
+    async def _ask_target(self, ask: Ask[T]) -> T:
+        hedge = self.call.serving.waiting.hedge_after_seconds
+        if hedge is not None and not self._attempts and (line := self._line()):
+            return await self._race(ask, hedge, line[0])
+        return await self._attempt(ask, self.target)
+
+    async def _attempt(self, ask: Ask[T], target: Target) -> T:
+        services = self.services
+        self._attempts += 1
+        breaker = services.breakers.of(target.deployment.id)
+        if not breaker.allows(services.time()):
+            raise CircuitOpenError("too many of its last calls failed; it is left alone for a moment")
+        provider = services.provider_of(target)
+        request = self._request(target)
         started = time.perf_counter()
+        self.call.attempts += 1
         try:
-            return await ask(provider, request)
-        except UpstreamError:
+            answer = await ask(provider, request, self._terms())
+        except UpstreamError as error:
+            breaker.failed(services.time(), error)
             self.call.lost_seconds += time.perf_counter() - started
             raise
+        except BaseException:
+            breaker.gave_up(services.time())
+            raise
+        breaker.succeeded(services.time())
+        return answer
 
-    def _stable_instead(self) -> Target | None:
-        """The stable arm of the same route, if a candidate was asked."""
-        if self.target.arm is not Arm.CANDIDATE or self.call.route is None:
-            return None
-        stable = self.call.route.find(Arm.STABLE)
-        if stable is None:
-            return None
-        return Target(stable.release_id, stable.deployment, Arm.STABLE, self.target.weight, self.target.unit)
+    def _request(self, target: Target) -> dict[str, Any]:
+        """What a deployment is asked, with no more tokens than key and use case allow."""
+        call = self.call
+        assert call.body is not None
+        assert call.key is not None
+        request = request_for(call.body, target.deployment, stream=call.stream)
+        config = self.services.config.providers.get(target.deployment.provider)
+        newest = config is not None and config.kind == "openai"
+        unnamed = "max_completion_tokens" if newest else "max_tokens"
+        return clamp_tokens(request, call.key.limits, call.serving.limits, unnamed=unnamed)
 
-    def _fall_back(self, error: UpstreamError, stable: Target) -> None:
-        failed = dataclasses.replace(self.call, id=new_id("int"))
+    def _terms(self) -> Terms:
+        waiting, trace = self.call.serving.waiting, self.call.trace
+        return Terms(
+            waiting.first_token_seconds,
+            waiting.idle_seconds,
+            self._deadline,
+            trace.header if trace is not None else None,
+        )
+
+    async def _race(self, ask: Ask[T], seconds: float, rival: Fallback) -> T:
+        """Ask another one too if nothing has come by then; whoever answers first is taken."""
+        first = asyncio.ensure_future(self._attempt(ask, self.target))
+        try:
+            done, _ = await asyncio.wait((first,), timeout=seconds)
+            return first.result() if done else await self._race_both(ask, first, rival)
+        finally:
+            await _drop(first)
+
+    async def _race_both(self, ask: Ask[T], first: asyncio.Task[T], rival: Fallback) -> T:
+        second = asyncio.ensure_future(self._attempt(ask, self._target_of(rival)))
+        try:
+            await asyncio.wait((first, second), return_when=asyncio.FIRST_COMPLETED)
+            if _answered(second) and not _answered(first):
+                self._move_on(HedgedError("another deployment answered sooner"), rival)
+                return second.result()
+            return await first
+        finally:
+            await _drop(second)
+
+    def _move_on(self, error: UpstreamError, to: Fallback) -> None:
+        """Log the failure of the present target, and make another one the target."""
+        failed = dataclasses.replace(self.call, id=new_id("int"), ticket=None)
         self.services.record(failed, self.target, failure(self.call, error, self.told(error)))
-        self.call.fallback_of = failed.id
-        self.target = stable
-        self.guard = AnswerGuard(self.services.detectors, stable.deployment.guard_profile)
+        self.services.metrics.count_fallback(self.call.use_case or "", error.code)
+        self.call.fallback_of = self.call.fallback_of or failed.id
+        self.target = self._target_of(to)
+        self._asked_ids.add(to.deployment.id)
+        self._attempts = 0
+        self.guard = AnswerGuard(self.services.detectors, self.target.deployment.guard_profile)
+
+    def _target_of(self, fallback: Fallback) -> Target:
+        stable = self.call.route.find(Arm.STABLE) if self.call.route else None
+        if stable is not None and stable.release_id == fallback.release_id:
+            drawn = self.target
+            return Target(stable.release_id, stable.deployment, Arm.STABLE, drawn.weight, drawn.unit)
+        return fallback_target(fallback)
+
+    # -- telling
 
     def told(self, error: UpstreamError) -> ApiError:
         """What the caller is told of a failure of the deployment being asked."""
         return for_caller(error, self.call.use_case or "", self.target.deployment.provider)
 
     def record(self, outcome: Outcome) -> Bill | None:
-        """Write down how the call ended on the deployment that was asked last."""
+        """Write down how the call ended on the deployment that was asked last. Once."""
         self.status = outcome.status
-        return self.services.record(self.call, self.target, outcome)
+        bill = self.services.record(self.call, self.target, outcome)
+        self.call.settle(self.services.time(), bill)
+        return bill
 
-    def headers(self) -> list[tuple[bytes, bytes]]:
-        """Who answers, for every client to see."""
-        target = self.target
-        return [
-            (b"x-request-id", self.call.id.encode()),
+    def close(self) -> None:
+        """Give back what the call held while it ran."""
+        if self.call.ticket is not None:
+            self.call.ticket.release()
+
+    def headers(self, overhead_seconds: float | None = None, cost: Bill | None = None) -> list[Header]:
+        """What every caller may know; who answered and at what cost, for keys that may see it."""
+        call, target = self.call, self.target
+        headers = [(b"x-request-id", call.id.encode())]
+        if call.ticket is not None:
+            headers += self.services.limiter.headers(call.ticket)
+        if call.key is None or INSPECT not in call.key.scopes:
+            return headers
+        headers += (
             (b"x-meta-agent-release", target.release_id.encode()),
             (b"x-meta-agent-deployment", target.deployment.id.encode()),
-            (b"x-meta-agent-variant", (target.arm or "pinned").encode()),
-        ]
+            (b"x-meta-agent-variant", target.variant.encode()),
+        )
+        if overhead_seconds is not None:
+            headers.append((b"x-meta-agent-overhead-ms", b"%.3f" % (max(0.0, overhead_seconds) * 1000)))
+        if cost is not None:
+            headers.append((b"x-meta-agent-cost-usd", format(cost.cost_usd, "f").encode()))
+        return headers
+
+    def closing_comment(self, cost: Bill | None) -> bytes:
+        """What the headers of a stream could not say yet, as a comment that clients skip."""
+        if cost is None or self.call.key is None or INSPECT not in self.call.key.scopes:
+            return b""
+        return f": x-meta-agent-cost-usd={cost.cost_usd:f}\n\n".encode()
 
 
-def failure(call: Call, error: UpstreamError, told: ApiError, text: str | None = None) -> Outcome:
-    """The outcome of a deployment that failed."""
+def _answered(task: asyncio.Task[Any]) -> bool:
+    return task.done() and not task.cancelled() and task.exception() is None
+
+
+async def _drop(task: asyncio.Task[Any]) -> None:
+    """Cancel what nobody waits for any more; its connection is closed by that."""
+    if not task.done():
+        task.cancel()
+        with contextlib.suppress(asyncio.CancelledError, UpstreamError):
+            await task
+    elif not task.cancelled():
+        task.exception()  # looked at, so that nothing complains of it
+
+
+def failure(call: Call, error: UpstreamError, told: ApiError, guard: AnswerGuard | None = None) -> Outcome:
+    """The outcome of a deployment that failed, perhaps in the middle of its answer."""
     latency = call.elapsed
     return Outcome(
         status=InteractionStatus.ERROR,
         http_status=told.status,
-        text=text,
+        text=guard.text if guard else None,
+        characters=guard.characters if guard else 0,
+        findings=guard.findings if guard else [],
         error_type=error.code,
         error_message=str(error) or type(error).__doc__,
         latency_seconds=latency,
@@ -119,7 +278,18 @@ def broken(call: Call, error: Exception) -> Outcome:
     )
 
 
-def settle(call: Call, guard: AnswerGuard, payload: dict[str, Any], waited_seconds: float) -> Outcome:
+def cancelled(call: Call) -> Outcome:
+    """The outcome of a call whose caller did not wait for the answer."""
+    return Outcome(
+        status=InteractionStatus.CANCELLED,
+        http_status=499,
+        error_type="client_gone",
+        error_message="the client went away before the answer",
+        latency_seconds=call.elapsed,
+    )
+
+
+def settled(call: Call, guard: AnswerGuard, payload: dict[str, Any], waited_seconds: float) -> Outcome:
     """The outcome of a whole answer that was led through the guard."""
     latency = call.elapsed
     usage = payload.get("usage")
@@ -127,6 +297,7 @@ def settle(call: Call, guard: AnswerGuard, payload: dict[str, Any], waited_secon
         status=InteractionStatus.BLOCKED if guard.blocked else InteractionStatus.OK,
         http_status=200,
         text=guard.text,
+        characters=guard.characters,
         finish_reason=guard.finish_reason,
         usage=usage if isinstance(usage, dict) else None,
         findings=guard.findings,

@@ -11,15 +11,19 @@ from datetime import datetime
 from decimal import Decimal
 from typing import Any
 
-from gateway.chat_request import ChatRequest
 from gateway.detector import Finding
+from gateway.limits import Ticket
+from gateway.tracing import Trace
 from storage.clock import now
 from storage.ids import new_id
-from storage.routes import DeploymentSpec, KeyRecord, Route
+from storage.routing import DeploymentSpec, Fallback, KeyRecord, Route, Serving
 from storage.vocabulary import Arm, InteractionKind, InteractionStatus
 
 #: Without usage from the provider a token is taken for this many characters, and the row says so.
-_CHARACTERS_PER_TOKEN = 4
+CHARACTERS_PER_TOKEN = 4
+PINNED = "pinned"
+FALLBACK = "fallback"
+DEFAULT_SERVING = Serving()
 
 
 @dataclass(slots=True)
@@ -28,9 +32,19 @@ class Target:
 
     release_id: str
     deployment: DeploymentSpec
-    arm: Arm | None  #: None for a pinned release: it stands in no arm's evidence
+    arm: Arm | None  #: None for a pinned release and a fallback: they stand in no arm's evidence
     weight: float | None = None
     unit: str | None = None
+    control: bool = False
+    variant: str = ""  #: what callers are told; the arm's name if it has one
+
+    def __post_init__(self) -> None:
+        self.variant = self.variant or self.arm or PINNED
+
+
+def fallback_target(fallback: Fallback) -> Target:
+    """A release that answers in place of the one that was drawn. It stands in no arm's evidence."""
+    return Target(fallback.release_id, fallback.deployment, None, variant=FALLBACK)
 
 
 @dataclass(slots=True)
@@ -42,11 +56,19 @@ class Call:
     started: float = field(default_factory=time.perf_counter)
     lost_seconds: float = 0.0  #: waited for deployments that failed
     kind: InteractionKind = InteractionKind.LIVE
+    surface: str = "chat"
     key: KeyRecord | None = None
+    model: str = ""  #: as the client wrote it
     use_case: str | None = None  #: once it is known to exist
-    body: dict[str, Any] | None = None  #: as sent, once it could be read
-    chat: ChatRequest | None = None  #: once it was checked
+    serving: Serving = DEFAULT_SERVING
+    body: dict[str, Any] | None = None  #: the request in the gateway's own form, once it could be read
+    user: str | None = None  #: as the application names that person; the log has a pseudonym
+    conversation: str | None = None
+    stream: bool = False
     route: Route | None = None
+    trace: Trace | None = None
+    ticket: Ticket | None = None
+    attempts: int = 0
     shadow_of: str | None = None
     fallback_of: str | None = None
 
@@ -54,6 +76,15 @@ class Call:
     def elapsed(self) -> float:
         """Seconds since its arrival."""
         return time.perf_counter() - self.started
+
+    def settle(self, now: float, bill: Bill | None) -> None:
+        """Put right what was taken of its limits, now that it is known what it took."""
+        if self.ticket is None:
+            return
+        if bill is None:
+            self.ticket.settle(now, 0, 0)
+        else:
+            self.ticket.settle(now, bill.prompt_tokens + bill.completion_tokens, bill.cost_usd)
 
 
 @dataclass(slots=True)
@@ -63,6 +94,7 @@ class Outcome:
     status: InteractionStatus
     http_status: int
     text: str | None = None
+    characters: int = 0  #: of everything that was answered, in all choices
     finish_reason: str | None = None
     usage: dict[str, Any] | None = None
     error_type: str | None = None
@@ -88,8 +120,8 @@ def bill(body: dict[str, Any], outcome: Outcome, deployment: DeploymentSpec) -> 
     prompt, completion = _count(outcome.usage, "prompt_tokens"), _count(outcome.usage, "completion_tokens")
     estimated = prompt is None or completion is None
     if prompt is None or completion is None:
-        prompt = _prompt_characters(body) // _CHARACTERS_PER_TOKEN
-        completion = len(outcome.text or "") // _CHARACTERS_PER_TOKEN
+        prompt = prompt_characters(body) // CHARACTERS_PER_TOKEN
+        completion = outcome.characters // CHARACTERS_PER_TOKEN
     cost = deployment.price_input * prompt + deployment.price_output * completion
     return Bill(prompt, completion, estimated, cost)
 
@@ -100,7 +132,10 @@ def _count(usage: dict[str, Any] | None, name: str) -> int | None:
     return value if is_count else None
 
 
-def _prompt_characters(body: dict[str, Any]) -> int:
+def prompt_characters(body: dict[str, Any]) -> int:
+    """The length of what a request says."""
+    if "input" in body:
+        return _content_length(body["input"])
     return sum(_content_length(message.get("content")) for message in body.get("messages", ()))
 
 
@@ -108,30 +143,35 @@ def _content_length(content: Any) -> int:
     if isinstance(content, str):
         return len(content)
     if isinstance(content, list):
-        texts = (part.get("text") for part in content if isinstance(part, dict))
+        texts = (part.get("text") if isinstance(part, dict) else part for part in content)
         return sum(len(text) for text in texts if isinstance(text, str))
     return 0
 
 
 def row_of(call: Call, target: Target | None, outcome: Outcome, cost: Bill | None) -> dict[str, Any]:
     """The interaction as it is stored."""
-    chat, route = call.chat, call.route
+    route, trace = call.route, call.trace
+    in_arm = target is not None and target.arm is not None
     return {
         "id": call.id,
         "at": call.at,
         "kind": call.kind,
+        "surface": call.surface,
         "use_case": call.use_case,
         "key_id": call.key.id if call.key else None,
-        "route_revision": route.revision if route and target and target.arm else None,
-        "rollout_id": route.rollout_id if route and target and target.arm else None,
+        "route_revision": route.revision if route and in_arm else None,
+        "rollout_id": route.rollout_id if route and in_arm else None,
         "arm": target.arm if target else None,
         "release_id": target.release_id if target else None,
         "deployment_id": target.deployment.id if target else None,
+        "provider": target.deployment.provider if target else None,
+        "model": target.deployment.model if target else None,
         "weight": target.weight if target else None,
         "unit": target.unit if target else None,
-        "user_id": chat.user if chat else None,
-        "conversation_id": chat.conversation if chat else None,
-        "stream": bool(chat and chat.stream and call.shadow_of is None),
+        "control": target.control if target else None,
+        "user_id": call.user,
+        "conversation_id": call.conversation,
+        "stream": call.stream and call.shadow_of is None,
         "request": call.body,
         "response_text": outcome.text,
         "finish_reason": outcome.finish_reason,
@@ -139,6 +179,7 @@ def row_of(call: Call, target: Target | None, outcome: Outcome, cost: Bill | Non
         "error_type": outcome.error_type,
         "error_message": outcome.error_message,
         "http_status": outcome.http_status,
+        "attempts": call.attempts,
         "prompt_tokens": cost.prompt_tokens if cost else None,
         "completion_tokens": cost.completion_tokens if cost else None,
         "usage_estimated": bool(cost and cost.estimated),
@@ -149,6 +190,9 @@ def row_of(call: Call, target: Target | None, outcome: Outcome, cost: Bill | Non
         "findings": [finding.as_dict() for finding in outcome.findings],
         "shadow_of": call.shadow_of,
         "fallback_of": call.fallback_of,
+        "trace_id": trace.trace_id if trace else None,
+        "span_id": trace.span_id if trace else None,
+        "parent_span_id": trace.parent_id if trace else None,
     }
 
 

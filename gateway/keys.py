@@ -1,37 +1,55 @@
-"""Who calls: from the Authorization header to the key's record. Keeps no secret and writes none."""
+"""Who calls: from the request's headers to the key's record. Keeps no secret and writes none."""
 
 from __future__ import annotations
 
 import hmac
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 
 from gateway.errors import ApiError, bad_key
+from storage.api_keys import sha256, split_key
 from storage.clock import now
-from storage.identities import sha256, split_key
-from storage.routes import KeyRecord, RoutingSnapshot
+from storage.routing import KeyRecord, RoutingSnapshot
 
 INFER = "infer"  #: may call models
 PIN = "pin"  #: may ask for one exact release
 EVALUATE = "evaluate"  #: may mark its calls as evaluation
+INSPECT = "inspect"  #: may see who answered, and what it cost
+ROUTE = "route"  #: may take a route and call the model itself
+
+_NOBODY = KeyRecord("", "", "0" * 64, frozenset(), frozenset())
 
 
-def authenticate(snapshot: RoutingSnapshot, authorization: bytes | None) -> KeyRecord:
-    """The key of a request; one and the same refusal whatever is wrong with it."""
-    scheme, _, token = (authorization or b"").partition(b" ")
-    if scheme.lower() != b"bearer":
-        raise bad_key()
+def authenticate(snapshot: RoutingSnapshot, headers: Mapping[bytes, bytes]) -> KeyRecord:
+    """The key of a request; one and the same refusal whatever is wrong with it.
+
+    Sent as a Bearer token, or as Anthropic's clients send it, in ``x-api-key``.
+    """
+    authorization = headers.get(b"authorization")
+    if authorization is not None:
+        scheme, _, token = authorization.partition(b" ")
+        if scheme.lower() != b"bearer":
+            raise bad_key()
+    else:
+        token = headers.get(b"x-api-key", b"")
     parts = split_key(token.strip().decode("latin-1"))
     if parts is None:
         raise bad_key()
-    key = snapshot.keys.get(parts[0])
     # An unknown id takes the same comparison, so that its answer takes no less time.
-    expected = key.secret_sha256 if key else "0" * 64
-    if not hmac.compare_digest(sha256(parts[1]), expected) or key is None:
+    key = snapshot.keys.get(parts[0], _NOBODY)
+    secret = sha256(parts[1])
+    if not hmac.compare_digest(secret, key.secret_sha256) and not _is_previous(key, secret):
         raise bad_key()
     # The database is asked for valid keys only, but it may be away for longer than a key is meant to live.
     if key.expires_at is not None and key.expires_at <= now():
         raise bad_key()
     return key
+
+
+def _is_previous(key: KeyRecord, secret: str) -> bool:
+    """Whether it is the secret from before a rotation, which is valid for a while longer."""
+    if key.previous_sha256 is None or key.previous_until is None:
+        return False
+    return hmac.compare_digest(secret, key.previous_sha256) and key.previous_until > now()
 
 
 def may_call(key: KeyRecord, use_case: str) -> bool:

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from typing import Any
+from urllib.parse import unquote
 
 import orjson
 
-from gateway.asgi import Send, send_json
 from gateway.errors import unknown_model
-from gateway.keys import authenticate, callable_use_cases
+from gateway.keys import callable_use_cases
+from gateway.replies import send_json
+from gateway.server import Reply, Request
 from gateway.services import Services
+
+PATH = "/v1/models"
 
 
 class ModelsEndpoint:
@@ -18,22 +22,24 @@ class ModelsEndpoint:
     def __init__(self, services: Services) -> None:
         self._services = services
 
-    async def list_all(self, headers: dict[bytes, bytes], send: Send) -> None:
+    async def list_all(self, request: Request, reply: Reply) -> None:
         """Every use case that the key may call."""
-        entries = [self._entry(name) for name in self._names(headers)]
-        await send_json(send, 200, orjson.dumps({"object": "list", "data": entries}))
+        entries = [self._entry(name) for name in self._names(request)]
+        first, last = (entries[0]["id"], entries[-1]["id"]) if entries else (None, None)
+        # What follows ``data`` is for Anthropic's clients.
+        page = {"object": "list", "data": entries, "has_more": False, "first_id": first, "last_id": last}
+        send_json(reply, 200, orjson.dumps(page))
 
-    async def show(self, headers: dict[bytes, bytes], name: str, send: Send) -> None:
+    async def show(self, request: Request, reply: Reply) -> None:
         """One of them. Raises ``ApiError``."""
-        names = self._names(headers)
+        name = unquote(request.path.removeprefix(f"{PATH}/"))
+        names = self._names(request)
         if name not in names:
             raise unknown_model(name, names)
-        await send_json(send, 200, orjson.dumps(self._entry(name)))
+        send_json(reply, 200, orjson.dumps(self._entry(name)))
 
-    def _names(self, headers: dict[bytes, bytes]) -> list[str]:
-        snapshot = self._services.snapshot()
-        key = authenticate(snapshot, headers.get(b"authorization"))
-        return list(callable_use_cases(snapshot, key))
+    def _names(self, request: Request) -> list[str]:
+        return list(callable_use_cases(self._services.snapshot(), request.admitted))
 
     def _entry(self, name: str) -> dict[str, Any]:
         created = self._services.table.applied_at

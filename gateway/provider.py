@@ -8,15 +8,27 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """A whole chat completion and how long the provider took for it."""
+    """A whole answer and how long the provider took for it."""
 
     payload: dict[str, Any]
     waited_seconds: float
+
+
+class Terms(NamedTuple):
+    """What one attempt is bound by, besides the provider's own configuration (None: that alone)."""
+
+    first_token_seconds: float | None = None
+    idle_seconds: float | None = None
+    deadline: float | None = None  #: in the event loop's time: when the whole answer must be there
+    traceparent: bytes | None = None  #: a header of the W3C's trace context, handed on as it is
+
+
+DEFAULT_TERMS = Terms()
 
 
 class Provider(Protocol):
@@ -24,11 +36,17 @@ class Provider(Protocol):
 
     name: str
 
-    async def complete(self, request: dict[str, Any]) -> Answer:
+    async def start(self) -> None:
+        """Get ready, as far as that can be done before the first call. Called once, at the start."""
+        ...
+
+    async def complete(self, request: dict[str, Any], terms: Terms = DEFAULT_TERMS) -> Answer:
         """Ask for a whole answer. Its payload has a list of choices."""
         ...
 
-    def stream(self, request: dict[str, Any]) -> AsyncGenerator[list[dict[str, Any]], None]:
+    def stream(
+        self, request: dict[str, Any], terms: Terms = DEFAULT_TERMS
+    ) -> AsyncGenerator[list[dict[str, Any]], None]:
         """Ask for an answer in pieces: lists of the chunks that arrived together.
 
         Ends when the provider has said that the answer is complete, and raises otherwise. Closing
@@ -36,6 +54,14 @@ class Provider(Protocol):
         """
         ...
 
+    async def embed(self, request: dict[str, Any], terms: Terms = DEFAULT_TERMS) -> Answer:
+        """Ask for embeddings. The payload has a list ``data``."""
+        ...
+
     def close(self) -> None:
         """Let go of every connection."""
+        ...
+
+    async def finish(self) -> None:
+        """After ``close``: wait until nothing of it runs any more."""
         ...

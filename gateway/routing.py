@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass
 
-from storage.routes import Route, RouteArm
+from storage.routing import Route, RouteArm
 from storage.vocabulary import Arm, AssignmentUnit
 
 
@@ -20,6 +20,7 @@ class Assignment:
     arm: RouteArm
     unit: str
     weight: float  #: the candidate's, whichever arm was drawn: evidence is weighed by it
+    control: bool  #: a stable unit of the control group, which is as large as the candidate's
 
 
 def choose_unit(unit: AssignmentUnit, *, conversation: str | None, user: str | None, request: str) -> str:
@@ -35,14 +36,20 @@ def choose_arm(route: Route, unit: str) -> Assignment | None:
     """Draw the arm for a unit; None if the route has no stable arm.
 
     Salted with the rollout: otherwise the same tenth of the readers would be the first to meet
-    every new model.
+    every new model. The candidate takes units from the lower end and its control group, at the same
+    time and of the same size, those at the upper end: a growing candidate never meets who was control
+    before it takes half of all.
     """
     stable, candidate = route.find(Arm.STABLE), route.find(Arm.CANDIDATE)
-    if candidate is None or candidate.weight <= 0:
-        return Assignment(stable, unit, 0.0) if stable else None
-    if stable is None or point_of(route.salt, unit) < candidate.weight:
-        return Assignment(candidate, unit, candidate.weight)
-    return Assignment(stable, unit, candidate.weight)
+    weight = candidate.weight if candidate is not None else 0.0
+    if candidate is None or weight <= 0:
+        return Assignment(stable, unit, 0.0, False) if stable else None
+    if stable is None:
+        return Assignment(candidate, unit, weight, False)
+    point = point_of(route.salt, unit)
+    if point < weight:
+        return Assignment(candidate, unit, weight, False)
+    return Assignment(stable, unit, weight, point >= 1 - weight)
 
 
 def is_mirrored(route: Route, request_id: str) -> bool:
@@ -57,5 +64,5 @@ def point_of(salt: str, unit: str) -> float:
     >>> point_of("ro_1", "c1") == point_of("ro_1", "c1") != point_of("ro_2", "c1")
     True
     """
-    digest = hashlib.sha256(f"{salt}:{unit}".encode()).digest()
-    return (int.from_bytes(digest[:8], "big") >> 11) / 2**53  # exact: a rounded quotient may reach 1
+    digest = hashlib.blake2b(f"{salt}:{unit}".encode(), digest_size=8).digest()
+    return (int.from_bytes(digest, "big") >> 11) / 2**53  # exact: a rounded quotient may reach 1

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+from gateway.breaker import Breakers
+from gateway.capture import captured
 from gateway.detector import Detector
 from gateway.errors import ApiError, NotConfiguredError
 from gateway.interaction import Bill, Call, Outcome, Target, bill, row_of
 from gateway.journal import INTERACTION, Journal
+from gateway.limits import Limiter
 from gateway.metrics import Metrics
 from gateway.provider import Provider
 from gateway.route_table import RouteTable
 from gateway.settings import GatewayConfig
-from storage.routes import RoutingSnapshot
+from storage.routing import RoutingSnapshot
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +30,14 @@ class Services:
     providers: Mapping[str, Provider]
     detectors: Sequence[Detector]
     metrics: Metrics
+    limiter: Limiter
+    breakers: Breakers
+    pseudonym: Callable[[str], str]  #: of a user's name
+
+    @staticmethod
+    def time() -> float:
+        """Seconds of a clock that never jumps; the event loop's own."""
+        return time.monotonic()
 
     def snapshot(self) -> RoutingSnapshot:
         """The routes now; a refusal while there are none at all."""
@@ -50,13 +62,8 @@ class Services:
         cost = None
         if target is not None and call.body is not None and outcome.text is not None:
             cost = bill(call.body, outcome, target.deployment)
-        self.journal.record(INTERACTION, row_of(call, target, outcome, cost))
-        self.metrics.count_request(
-            call.use_case or "",
-            call.kind,
-            (target.arm or "pinned") if target else "",
-            outcome.status,
-            outcome.latency_seconds,
-            outcome.overhead_seconds,
-        )
+        row = captured(row_of(call, target, outcome, cost), call.serving.capture, self.pseudonym)
+        if row is not None:
+            self.journal.record(INTERACTION, row)
+        self.metrics.count_request(call, target, outcome, cost)
         return cost

@@ -5,9 +5,11 @@ Knows no file and no environment variable. Secrets never show in a repr or a log
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -15,9 +17,11 @@ class ProviderConfig:
     """How one provider is reached. Every kind listed in ``gateway.providers`` may be named."""
 
     name: str
-    kind: str  #: openai, openai_compatible, openrouter, vllm, ollama, ...
-    base_url: str  #: with the version path, such as ``https://api.openai.com/v1``
+    kind: str  #: openai, openai_compatible, openrouter, vllm, ollama, anthropic, litellm, ...
+    base_url: str = ""  #: with the version path, such as ``https://api.openai.com/v1``; litellm knows its own
     api_key: str | None = field(default=None, repr=False)
+    headers: Mapping[str, str] = field(default_factory=dict, repr=False)  #: sent along with every call
+    extra: Mapping[str, Any] = field(default_factory=dict, repr=False)  #: for the translator's library alone
     ca_file: str | None = None  #: certificate authorities of a private server; absent: the system's
     connect_seconds: float = 2.0
     answer_seconds: float = 120.0  #: a whole plain answer
@@ -25,6 +29,17 @@ class ProviderConfig:
     idle_seconds: float = 20.0  #: between two pieces of a stream
     max_connections: int = 512
     max_answer_bytes: int = 32 * 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TelemetryConfig:
+    """Where traces and metrics are exported to, by OTLP over HTTP."""
+
+    endpoint: str  #: of the collector, without ``/v1/traces``
+    headers: Mapping[str, str] = field(default_factory=dict, repr=False)
+    service: str = "meta-agent-gateway"
+    timeout_seconds: float = 5.0
+    metrics_seconds: float = 15.0  #: between two exports of the histograms
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,3 +58,12 @@ class GatewayConfig:
     flush_rows: int = 500  #: or how many of them
     shadow_concurrency: int = 8  #: mirrored calls in flight; more are dropped and counted
     drain_seconds: int = 120  #: how long open streams may finish when the process is told to stop
+    telemetry: TelemetryConfig | None = None  #: None: nothing is exported
+    #: Makes pseudonyms of user names; the same in all gateways. Absent: nobody is followed beyond a restart.
+    pseudonym_key: bytes = field(default_factory=lambda: os.urandom(32), repr=False)
+    shared_port: bool = False  #: whether other gateways of this machine listen on the same port
+
+    @property
+    def traces(self) -> bool:
+        """Whether calls that come without a trace begin one."""
+        return self.telemetry is not None

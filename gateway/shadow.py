@@ -1,7 +1,8 @@
 """Sends copies of live requests to a shadow release, after the caller has its answer.
 
-Never on the caller's time, never more than a fixed number at once, and nobody reads the answers but
-the log: they are guarded, costed and paired with the interaction that they copy.
+Never on the caller's time, never more than a fixed number at once, within a budget of its own, and
+nobody reads the answers but the log: they are guarded, costed and paired with the interaction that
+they copy.
 """
 
 from __future__ import annotations
@@ -10,15 +11,18 @@ import asyncio
 import dataclasses
 import logging
 import time
+from collections import Counter
 
 from gateway.answer_guard import AnswerGuard
-from gateway.errors import UpstreamError, for_caller
-from gateway.exchange import failure, settle
+from gateway.errors import ApiError, UpstreamError, for_caller
+from gateway.exchange import failure, settled
 from gateway.interaction import Call, Target
+from gateway.limits import Ticket
 from gateway.services import Services
 from gateway.upstream_request import request_for
 from storage.clock import now
 from storage.ids import new_id
+from storage.routing import Limits, ShadowBudget
 from storage.vocabulary import Arm, InteractionKind
 
 _log = logging.getLogger(__name__)
@@ -30,47 +34,75 @@ class Shadows:
     def __init__(self, services: Services, concurrency: int) -> None:
         self._services = services
         self._concurrency = concurrency
+        self._running: Counter[str] = Counter()
         self._tasks: set[asyncio.Task[None]] = set()
 
     def mirror(self, call: Call, answered_by: Target) -> None:
-        """Copy one finished call to its route's shadow, or count that there was no room."""
+        """Copy one finished call to its route's shadow, or count that there was no room or no money."""
         shadow = call.route.find(Arm.SHADOW) if call.route else None
-        if shadow is None:
+        if shadow is None or call.use_case is None:
             return
-        if len(self._tasks) >= self._concurrency:
-            self._services.metrics.shadow_dropped += 1
+        budget = call.serving.shadow
+        if not self._has_room(call.use_case, budget):
+            self._services.metrics.count_shadow_dropped(call.use_case, "no_room")
             return
-        target = Target(shadow.release_id, shadow.deployment, Arm.SHADOW, shadow.weight, answered_by.unit)
-        copy = dataclasses.replace(
-            call,
-            id=new_id("int"),
-            at=now(),
-            started=time.perf_counter(),
-            lost_seconds=0.0,
-            kind=InteractionKind.SHADOW,
-            shadow_of=call.id,
-            fallback_of=None,
+        ticket = self._take_money(call.use_case, budget)
+        if ticket is None:
+            self._services.metrics.count_shadow_dropped(call.use_case, "budget_spent")
+            return
+        target = Target(
+            shadow.release_id,
+            shadow.deployment,
+            Arm.SHADOW,
+            shadow.weight,
+            answered_by.unit,
+            answered_by.control,
         )
+        self._start(_copy_of(call, ticket), target)
+
+    def _has_room(self, use_case: str, budget: ShadowBudget) -> bool:
+        most = self._concurrency if budget.concurrent is None else budget.concurrent
+        return len(self._tasks) < self._concurrency and self._running[use_case] < most
+
+    def _take_money(self, use_case: str, budget: ShadowBudget) -> Ticket | None:
+        services = self._services
+        claim = (f"shadow:{use_case}", Limits(usd_per_day=budget.usd_per_day))
+        try:
+            return services.limiter.admit(services.time(), now().date(), (claim,), 0)
+        except ApiError:
+            return None
+
+    def _start(self, copy: Call, target: Target) -> None:
+        use_case = copy.use_case or ""
         task = asyncio.ensure_future(self._ask(copy, target))
         self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        self._running[use_case] += 1
+
+        def ended(_: asyncio.Task[None]) -> None:
+            self._tasks.discard(task)
+            self._running[use_case] -= 1
+            if copy.ticket is not None:
+                copy.ticket.release()
+
+        task.add_done_callback(ended)
 
     async def _ask(self, call: Call, target: Target) -> None:
-        assert call.chat is not None
-        guard = AnswerGuard(self._services.detectors, target.deployment.guard_profile)
-        request = request_for(call.chat.body, target.deployment, stream=False)
+        services = self._services
+        guard = AnswerGuard(services.detectors, target.deployment.guard_profile)
+        request = request_for(call.body or {}, target.deployment, stream=False)
         started = time.perf_counter()
         try:
-            answer = await self._services.provider_of(target).complete(request)
+            answer = await services.provider_of(target).complete(request)
             guard.check_answer(answer.payload)
         except UpstreamError as error:
             call.lost_seconds = time.perf_counter() - started
             told = for_caller(error, call.use_case or "", target.deployment.provider)
-            self._services.record(call, target, failure(call, error, told))
+            services.record(call, target, failure(call, error, told))
         except Exception:
             _log.exception("the shadow copy of %s failed", call.shadow_of)
         else:
-            self._services.record(call, target, settle(call, guard, answer.payload, answer.waited_seconds))
+            outcome = settled(call, guard, answer.payload, answer.waited_seconds)
+            call.settle(services.time(), services.record(call, target, outcome))
 
     async def finish(self, seconds: float) -> None:
         """Give copies in flight a moment, then drop them."""
@@ -78,3 +110,18 @@ class Shadows:
             await asyncio.wait(tuple(self._tasks), timeout=seconds)
         for task in tuple(self._tasks):
             task.cancel()
+
+
+def _copy_of(call: Call, ticket: Ticket) -> Call:
+    return dataclasses.replace(
+        call,
+        id=new_id("int"),
+        at=now(),
+        started=time.perf_counter(),
+        lost_seconds=0.0,
+        kind=InteractionKind.SHADOW,
+        shadow_of=call.id,
+        fallback_of=None,
+        attempts=1,
+        ticket=ticket,
+    )

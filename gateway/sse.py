@@ -30,12 +30,16 @@ class EventReader:
             tail = b"\r" if data.endswith(b"\r") else b""
             data = data[: len(data) - len(tail)].replace(b"\r\n", b"\n").replace(b"\r", b"\n") + tail
         *events, self._rest = data.split(b"\n\n")
-        return [payload for event in events if (payload := _data_of(event))]
+        payloads = []
+        for event in events:
+            plain = event.startswith(b"data: ") and b"\n" not in event  # nearly all of them
+            payload = event[6:] if plain else _data_of(event)
+            if payload:
+                payloads.append(payload)
+        return payloads
 
 
 def _data_of(event: bytes) -> bytes:
-    if event.startswith(b"data: ") and b"\n" not in event:
-        return event[6:]
     lines = [line[5:].removeprefix(b" ") for line in event.split(b"\n") if line.startswith(b"data:")]
     return b"\n".join(lines)
 

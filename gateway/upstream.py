@@ -28,6 +28,7 @@ from gateway.errors import (
 _READ_AHEAD = 256 * 1024  #: unread bytes of a stream after which the provider is made to wait
 _IDLE_SECONDS = 30.0  #: a kept-alive connection older than this is not trusted any more
 _DRAIN_SECONDS = 1.0  #: how long the end of a finished answer may take before its connection is dropped
+_SWEEP_SECONDS = 0.1  #: one look at all deadlines; a timer for each wait would cost more than the wait
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +39,7 @@ class Origin:
     port: int
     tls: bool
     path: str  #: prefix of every path, without a slash at the end
+    socket: str | None = None  #: a Unix socket that answers instead of host and port
 
     @classmethod
     def parse(cls, base_url: str) -> Origin:
@@ -66,6 +68,7 @@ class Connection(asyncio.Protocol):
         self._waiter: asyncio.Future[None] | None = None
         self._waits_for_end = False
         self._draining: asyncio.TimerHandle | None = None
+        self._deadline = 0.0  # of the wait under way; 0: nobody waits
         self.reused = False
         self.idle_since = 0.0
         self._reset()
@@ -177,17 +180,20 @@ class Connection(asyncio.Protocol):
         if waiter is not None and not waiter.done():
             waiter.set_result(None)
 
-    def _expire(self) -> None:
-        self._fail(UpstreamTimeoutError("no answer in time"))
-        self.abort()
+    def expire(self, moment: float) -> None:
+        """Give up if whoever waits has waited long enough."""
+        if self._deadline and self._deadline <= moment:
+            self._fail(UpstreamTimeoutError("no answer in time"))
+            self.abort()
 
     async def _wait(self, deadline: float) -> None:
         self._waiter = self._loop.create_future()
-        timer = self._loop.call_at(deadline, self._expire)
+        self._deadline = deadline
+        self._pool.watch()
         try:
             await self._waiter
         finally:
-            timer.cancel()
+            self._deadline = 0.0
             self._waiter = None
 
     # -- one exchange, in this order
@@ -286,6 +292,7 @@ class Pool:
         self._idle: deque[Connection] = deque()
         self._open: set[Connection] = set()
         self._connecting = 0
+        self._sweeper: asyncio.TimerHandle | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
 
     @property
@@ -348,13 +355,18 @@ class Pool:
         self._connecting += 1
         try:
             async with asyncio.timeout(self._connect_seconds):
-                _, connection = await self.loop.create_connection(
-                    lambda: Connection(self),
-                    origin.host,
-                    origin.port,
-                    ssl=self._tls,
-                    server_hostname=origin.host if origin.tls else None,
-                )
+                if origin.socket:
+                    _, connection = await self.loop.create_unix_connection(
+                        lambda: Connection(self), origin.socket
+                    )
+                else:
+                    _, connection = await self.loop.create_connection(
+                        lambda: Connection(self),
+                        origin.host,
+                        origin.port,
+                        ssl=self._tls,
+                        server_hostname=origin.host if origin.tls else None,
+                    )
         except TimeoutError:
             raise ConnectError(f"no connection in {self._connect_seconds:g} s") from None
         except OSError as error:  # certificate errors are OSErrors too
@@ -364,6 +376,19 @@ class Pool:
         self._open.add(connection)
         return connection
 
+    def watch(self) -> None:
+        """Look at deadlines from now on, for as long as there are connections."""
+        if self._sweeper is None:
+            self._sweeper = self.loop.call_later(_SWEEP_SECONDS, self._sweep)
+
+    def _sweep(self) -> None:
+        moment = self.loop.time()
+        for connection in tuple(self._open):
+            connection.expire(moment)
+        while self._idle and self._idle[0].idle_since < moment - _IDLE_SECONDS:
+            self._idle.popleft().abort()
+        self._sweeper = self.loop.call_later(_SWEEP_SECONDS, self._sweep) if self._open else None
+
     def give_back(self, connection: Connection, *, keep: bool) -> None:
         """Take a connection whose answer is complete."""
         if not keep or not connection.is_open:
@@ -371,8 +396,6 @@ class Pool:
             return
         connection.idle_since = self.loop.time()
         self._idle.append(connection)
-        while self._idle and self._idle[0].idle_since < connection.idle_since - _IDLE_SECONDS:
-            self._idle.popleft().abort()
 
     def forget(self, connection: Connection) -> None:
         """The connection is gone."""
@@ -383,3 +406,6 @@ class Pool:
         for connection in tuple(self._open):
             connection.abort()
         self._idle.clear()
+        if self._sweeper is not None:
+            self._sweeper.cancel()
+            self._sweeper = None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from storage.routes import DeploymentSpec
+from storage.routing import DeploymentSpec
 
 _INSTRUCTING = frozenset({"system", "developer"})
 
@@ -16,8 +16,8 @@ def request_for(body: dict[str, Any], deployment: DeploymentSpec, *, stream: boo
     taken out: some providers refuse metadata that they did not ask for.
     """
     request = {**deployment.parameters, **body, "model": deployment.model}
-    messages = body["messages"]
-    if deployment.system_prompt and not any(each["role"] in _INSTRUCTING for each in messages):
+    messages = body.get("messages", ())  # embeddings have none
+    if deployment.system_prompt and messages and not any(each["role"] in _INSTRUCTING for each in messages):
         request["messages"] = [{"role": "system", "content": deployment.system_prompt}, *messages]
     metadata = body.get("metadata")
     if metadata and "conversation_id" in metadata:

@@ -6,26 +6,22 @@ Nothing here acts on models or routes by itself: whatever does is filed as a pro
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
-from datetime import datetime
+from collections.abc import Mapping
 from typing import Any
 
+from meta_agent import serving
 from meta_agent.access import Identity, hash_password
 from meta_agent.reading.fleet import get_use_case
-from meta_agent.reading.models import KeyCreated, KeyRead, UserCreated, UserRead
+from meta_agent.reading.models import UserCreated, UserRead
 from meta_agent.refusals import Refusal, not_found
 from meta_agent.services import Services
 from pipelines import approvals
 from storage import audit, flags, identities, proposals, rollouts
-from storage.clock import now
-from storage.ids import new_id
+from storage.api_keys import new_secret
 from storage.proposals import Proposal
 from storage.vocabulary import ApprovalWord, Role
 from tools.contract import ToolArgumentsError, UnknownToolError
 from tools.propose import propose
-
-#: What a key may be given. ``infer`` opens the gateway, the others the control plane.
-SCOPES = ("infer", "pin", "evaluate", "read", "operate", "approve", "admin")
 
 
 async def file_proposal(
@@ -111,6 +107,17 @@ async def request_rollout(services: Services, identity: Identity, rollout_id: st
         )
 
 
+async def change_serving(services: Services, identity: Identity, name: str, patch: Mapping[str, Any]) -> None:
+    """Change the rules by which a use case is served. What answers users is an approver's affair."""
+    identity.require(Role.APPROVER)
+    async with services.database.transaction() as connection:
+        await get_use_case(connection, name)
+        try:
+            await serving.change(connection, services.settings, name, patch, actor=identity.actor)
+        except serving.ServingError as error:
+            raise Refusal(422, "invalid_serving", _sentence(str(error))) from error
+
+
 async def set_agent_paused(services: Services, identity: Identity, paused: bool) -> None:
     """Stop the agent from acting by itself, or let it act again. People's own proposals go on."""
     identity.require(Role.OPERATOR)
@@ -125,62 +132,12 @@ async def set_agent_paused(services: Services, identity: Identity, paused: bool)
         )
 
 
-async def create_key(
-    services: Services,
-    identity: Identity,
-    *,
-    name: str,
-    scopes: Sequence[str],
-    use_cases: Sequence[str] | None,
-    acts_as: str | None,
-    expires_at: datetime | None,
-) -> KeyCreated:
-    """A new key; its secret is in the answer and nowhere else."""
-    identity.require(Role.ADMIN)
-    unknown = sorted(set(scopes) - set(SCOPES))
-    if unknown or not scopes:
-        raise Refusal(
-            422, "unknown_scope", f"Scopes are {', '.join(SCOPES)}; not {', '.join(unknown) or 'none'}."
-        )
-    if acts_as is None and set(scopes) & {"operate", "approve", "admin"}:
-        raise Refusal(
-            422,
-            "nobody_to_act_as",
-            "A key that may act needs an operator to act as: otherwise nobody could be held to what it did.",
-        )
-    if expires_at is not None and (expires_at.tzinfo is None or expires_at <= now()):
-        raise Refusal(422, "expiry_in_the_past", "expires_at must carry a time zone and lie in the future.")
-    key_id, secret = new_id("key").removeprefix("key_"), identities.new_secret()
-    async with services.database.transaction() as connection:
-        if acts_as is not None and await identities.find_user(connection, acts_as) is None:
-            raise Refusal(422, "unknown_user", f"There is no operator {acts_as!r} for the key to act as.")
-        token = await identities.ensure_key(
-            connection,
-            key_id=key_id,
-            secret=secret,
-            name=name,
-            scopes=scopes,
-            use_cases=use_cases,
-            acts_as=acts_as,
-            expires_at=expires_at,
-        )
-        await audit.append(
-            connection,
-            actor=identity.actor,
-            event="key.created",
-            subject=key_id,
-            data={"name": name, "scopes": sorted(scopes), "acts_as": acts_as},
-        )
-        created = next(key for key in await identities.list_keys(connection) if key.id == key_id)
-    return KeyCreated(**KeyRead.model_validate(created).model_dump(), key=token)
-
-
 async def create_user(
     services: Services, identity: Identity, *, name: str, role: Role, password: str | None
 ) -> UserCreated:
     """A new operator; a password that was made here is in the answer and nowhere else."""
     identity.require(Role.ADMIN)
-    chosen = password or identities.new_secret()
+    chosen = password or new_secret()
     hashed = await asyncio.to_thread(hash_password, chosen)
     async with services.database.transaction() as connection:
         if await identities.find_user(connection, name) is not None:
@@ -222,12 +179,3 @@ async def change_user(
         )
         found = await identities.find_user(connection, name)
     return UserRead.model_validate(found)
-
-
-async def revoke_key(services: Services, identity: Identity, key_id: str) -> None:
-    """Make a key worthless."""
-    identity.require(Role.ADMIN)
-    async with services.database.transaction() as connection:
-        if not await identities.revoke_key(connection, key_id):
-            raise not_found("key", key_id)
-        await audit.append(connection, actor=identity.actor, event="key.revoked", subject=key_id, data={})

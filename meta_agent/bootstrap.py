@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from meta_agent import serving
 from meta_agent.access import hash_password
 from meta_agent.secrets import derive, installation_secret, read_or_create, write_secret
 from meta_agent.settings import ConfigurationError, Settings, UseCaseSettings
@@ -21,7 +21,8 @@ from meta_agent.settings_file import yaml_problem
 from pipelines.discovery.constraints import ConstraintsError, Demands
 from pipelines.evaluation.suite import Suite, SuiteError
 from pipelines.rollout.plan import RolloutPlan
-from storage import audit, deployments, flags, identities, registry, routes, use_cases
+from storage import audit, deployments, flags, identities, routes, use_cases
+from storage.api_keys import format_key
 from storage.database import Connection, Database, lock_in_transaction
 from storage.routes import ArmSetting
 from storage.vocabulary import Arm, Role
@@ -29,12 +30,16 @@ from storage.vocabulary import Arm, Role
 ADMIN = "admin"
 #: The key by which the worker calls the gateway: it may pin a release and mark its calls as evaluation.
 WORKER_KEY = "worker"
+#: The key of this installation's command line.
+OPERATOR_KEY = "operator"
+#: Keys that follow from the installation's secret: each start brings them to what they are here.
+INTERNAL_KEYS = frozenset({WORKER_KEY, OPERATOR_KEY})
 
 
 def worker_key(settings: Settings) -> str:
     """The worker's key, as it is sent."""
     secret = derive(installation_secret(settings.home), "worker-gateway-key")
-    return identities.format_key(WORKER_KEY, secret)
+    return format_key(WORKER_KEY, secret)
 
 
 async def bootstrap(database: Database, settings: Settings) -> None:
@@ -42,9 +47,11 @@ async def bootstrap(database: Database, settings: Settings) -> None:
     async with database.transaction() as connection:
         await lock_in_transaction(connection, "bootstrap")
         await flags.put(connection, flags.META_MODEL, settings.agent.model, "settings")
+        await serving.lock(connection)  # before anything locks the audit
         for use_case in settings.use_cases:
             await _declare(connection, use_case, settings.rollout)
             await _first_route(connection, use_case)
+            await serving.follow_settings(connection, settings, use_case)
         await _keys_and_people(connection, settings)
 
 
@@ -99,26 +106,8 @@ async def _first_route(connection: Connection, use_case: UseCaseSettings) -> Non
     """What serves a use case that has never been routed. Later routes are rollouts' affair."""
     if await routes.current_route(connection, use_case.name) is not None:
         return
-    stable = use_case.stable
-    offering = await registry.find_by_model(connection, stable.provider, stable.model)
-    deployment_id = await deployments.ensure_deployment(
-        connection,
-        provider=stable.provider,
-        model=stable.model,
-        parameters=stable.parameters,
-        system_prompt=stable.system_prompt,
-        guard_profile=stable.guard_profile,
-        # Not known before the first scan, which brings deployments to the prices it finds.
-        price_input=(offering and offering.price_input) or Decimal(0),
-        price_output=(offering and offering.price_output) or Decimal(0),
-        offering_id=offering.id if offering else None,
-    )
-    release_id = await deployments.create_release(
-        connection,
-        use_case=use_case.name,
-        deployment_id=deployment_id,
-        created_by="settings",
-        note="first release",
+    release_id = await serving.bind_release(
+        connection, use_case.name, use_case.stable, created_by="settings", note="first release"
     )
     await deployments.mark_stable(connection, release_id)
     await routes.set_route(
@@ -145,7 +134,7 @@ async def _keys_and_people(connection: Connection, settings: Settings) -> None:
         key_id=WORKER_KEY,
         secret=derive(secret, "worker-gateway-key"),
         name="worker (evaluations)",
-        scopes=["infer", "pin", "evaluate"],
+        scopes=["infer", "pin", "evaluate", "inspect"],
     )
     if await identities.find_user(connection, ADMIN) is None:
         password = read_or_create(settings.home / "keys" / "admin-password")
@@ -154,7 +143,7 @@ async def _keys_and_people(connection: Connection, settings: Settings) -> None:
         )
     token = await identities.ensure_key(
         connection,
-        key_id="operator",
+        key_id=OPERATOR_KEY,
         secret=derive(secret, "operator-key"),
         name="command line of this installation",
         scopes=["read", "operate", "approve", "admin"],

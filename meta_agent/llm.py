@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from meta_agent.settings import ProviderSettings, Settings
+from meta_agent.gateway_settings import ProviderSettings
+from meta_agent.settings import Settings
 
 if TYPE_CHECKING:
     from langchain_core.language_models import BaseChatModel

@@ -40,6 +40,11 @@ def derive(secret: str, purpose: str) -> str:
     return hmac.new(secret.encode(), purpose.encode(), hashlib.sha256).hexdigest()[:48]
 
 
+def pseudonym_key(home: Path) -> bytes:
+    """What turns names of users into pseudonyms: the same in every process of the installation."""
+    return derive(installation_secret(home), "pseudonyms").encode()
+
+
 def read_or_create(path: Path) -> str:
     """The content of a secret file, made of 24 random bytes if it is not there; mode 0600."""
     private_directory(path.parent)

@@ -13,49 +13,18 @@ from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import urlsplit
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator
+from pydantic import Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, EnvSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
 from pydantic_settings.exceptions import SettingsError
 
+from meta_agent.gateway_settings import TRANSLATED_KINDS, GatewaySettings, ProviderSettings
+from meta_agent.section import Section
+from meta_agent.serving_settings import ServingSettings, TargetSettings
 from meta_agent.settings_file import ConfigurationError as ConfigurationError
 from meta_agent.settings_file import line_of, parse, read_file, resolve
 from storage.vocabulary import AssignmentUnit, Risk
 
-ProviderKind = Literal[
-    "openai",
-    "anthropic",
-    "google",
-    "openrouter",
-    "ollama",
-    "vllm",
-    "transformers",
-    "llamacpp",
-    "openai_compatible",
-    "litellm",
-]
-
-#: Where kinds live when no base_url is given.
-DEFAULT_BASE_URLS = {
-    "openai": "https://api.openai.com/v1",
-    "openrouter": "https://openrouter.ai/api/v1",
-    "ollama": "http://127.0.0.1:11434/v1",
-    "vllm": "http://127.0.0.1:8000/v1",
-    "llamacpp": "http://127.0.0.1:8080/v1",
-    "transformers": "http://127.0.0.1:8000/v1",
-    "google": "https://generativelanguage.googleapis.com/v1beta/openai",
-}
-
 _PREFIX = "META_AGENT__"
-
-
-#: Kinds that the gateway has no adapter for; their models can plan, and cannot answer applications.
-UNSERVED_KINDS = frozenset({"anthropic", "litellm"})
-
-
-class Section(BaseModel):
-    """A part of the settings; unknown keys are errors."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 class DatabaseSettings(Section):
@@ -76,58 +45,18 @@ class DatabaseSettings(Section):
         return url
 
 
-class ProviderSettings(Section):
-    """One provider that the gateway may call and the scan may list."""
-
-    name: str = Field(pattern=r"^[a-z0-9][a-z0-9_-]*$")
-    kind: ProviderKind
-    base_url: str | None = None
-    api_key: SecretStr | None = None
-
-    @property
-    def url(self) -> str:
-        """The base URL, of the kind if none is given."""
-        return (self.base_url or DEFAULT_BASE_URLS.get(self.kind, "")).rstrip("/")
-
-
-class StableSettings(Section):
-    """What serves a use case before anything was decided about it."""
-
-    provider: str
-    model: str
-    parameters: dict[str, Any] = {}
-    system_prompt: str | None = None
-    guard_profile: str = "default"
-
-
 class UseCaseSettings(Section):
     """A named need of an application."""
 
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9_-]*$")
     risk: Risk = Risk.MEDIUM
-    stable: StableSettings
-    constraints: dict[str, Any] = {}
+    stable: TargetSettings = Field(description="who serves before anything was decided about it")
+    constraints: dict[str, Any] = Field({})
     budget_usd_per_month: float | None = Field(None, ge=0)
     assignment_unit: AssignmentUnit = AssignmentUnit.CONVERSATION
     suite: Path | None = Field(None, description="YAML file with evaluation cases, relative to this file")
     rollout: dict[str, Any] = Field({}, description="what differs from the default rollout plan")
-
-
-class GatewaySettings(Section):
-    """The data plane."""
-
-    host: str = "127.0.0.1"
-    port: int = Field(8080, ge=1, le=65535)
-    url: str | None = Field(None, description="how others reach it; absent: host and port")
-    max_body_bytes: int = Field(10_000_000, ge=1024)
-    connect_timeout_seconds: float = Field(2.0, gt=0)
-    first_byte_timeout_seconds: float = Field(30.0, gt=0)
-    idle_timeout_seconds: float = Field(20.0, gt=0)
-
-    @property
-    def base_url(self) -> str:
-        """Where the gateway is reached, without /v1."""
-        return (self.url or f"http://{self.host}:{self.port}").rstrip("/")
+    gateway: ServingSettings = Field(ServingSettings(), description="how the gateway serves it")
 
 
 class ControlSettings(Section):
@@ -173,6 +102,9 @@ class WorkerSettings(Section):
     poll_seconds: float = Field(5.0, gt=0)
     recorded_cases: int = Field(30, ge=0)
     evaluation_concurrency: int = Field(8, ge=1)
+    retention_every_seconds: float = Field(
+        3600.0, gt=0, description="between two looks for what has been kept long enough"
+    )
 
 
 class Settings(BaseSettings):
@@ -315,11 +247,15 @@ def _known(location: tuple[int | str, ...]) -> list[str]:
 def _checked(settings: Settings, source: Path, text: str) -> Settings:
     for problem in _contradictions(settings, source, text):
         raise ConfigurationError(problem)
-    base = source.parent if source.is_file() else Path.cwd()
+    base = _base(source)
     return settings.model_copy(
         update={
             "home": settings.home.expanduser().absolute(),
             "policies": settings.policies and _absolute(base, settings.policies),
+            "providers": tuple(
+                each.model_copy(update={"ca_file": each.ca_file and _absolute(base, each.ca_file)})
+                for each in settings.providers
+            ),
             "use_cases": tuple(
                 each.model_copy(update={"suite": each.suite and _absolute(base, each.suite)})
                 for each in settings.use_cases
@@ -331,34 +267,56 @@ def _checked(settings: Settings, source: Path, text: str) -> Settings:
 def _contradictions(settings: Settings, source: Path, text: str) -> Iterator[str]:
     """What no key alone can tell."""
     names = [each.name for each in settings.providers]
-    kinds = {each.name: each.kind for each in settings.providers}
     use_cases = [each.name for each in settings.use_cases]
     for section, kind, found in (("providers", "provider", names), ("use_cases", "use case", use_cases)):
         for place, name in enumerate(found):
             if name in found[:place]:
                 where = _origin((section, place, "name"), source, text, {})
                 yield f"{where}: there are two entries for {kind} {name}; names are unique"
-    for place, provider in enumerate(settings.providers):
-        if not provider.url and provider.kind not in ("anthropic", "litellm"):
-            where = _origin(("providers", place), source, text, {})
-            yield f"{where}: provider {provider.name} of kind {provider.kind} needs a base_url"
+    yield from _provider_contradictions(settings, source, text)
     for place, use_case in enumerate(settings.use_cases):
-        if use_case.stable.provider not in names:
-            where = _origin(("use_cases", place, "stable", "provider"), source, text, {})
-            yield (
-                f"{where}: use case {use_case.name} is served by provider {use_case.stable.provider}, "
-                f"which is not configured; providers: {', '.join(names) or 'none'}"
-            )
-        elif (kind := kinds[use_case.stable.provider]) in UNSERVED_KINDS:
-            where = _origin(("use_cases", place, "stable", "provider"), source, text, {})
-            yield (
-                f"{where}: use case {use_case.name} is served by a provider of kind {kind}, for which the "
-                "gateway has no adapter yet; use its OpenAI-compatible endpoint (kind openai_compatible)"
-            )
-        elif f"{use_case.stable.provider}/{use_case.stable.model}" == settings.agent.model:
-            where = _origin(("use_cases", place, "stable", "model"), source, text, {})
-            yield f"{where}: {settings.agent.model} plans for the agent; it never answers an application"
+        for path, target in _targets(use_case):
+            key, problem = cannot_serve(settings, target) or (None, "")
+            if key is not None:
+                where = _origin(("use_cases", place, *path, key), source, text, {})
+                yield f"{where}: use case {use_case.name} is served by {problem}"
     yield from _model_contradictions(settings, source, text)
+
+
+def _provider_contradictions(settings: Settings, source: Path, text: str) -> Iterator[str]:
+    for place, provider in enumerate(settings.providers):
+        translated = provider.kind in TRANSLATED_KINDS
+        where = _origin(("providers", place), source, text, {})
+        if not provider.url and not translated:
+            yield f"{where}: provider {provider.name} of kind {provider.kind} needs a base_url"
+        if provider.extra.get_secret_value() and not translated:
+            where = _origin(("providers", place, "extra"), source, text, {})
+            yield (
+                f"{where}: provider {provider.name} of kind {provider.kind} is called without litellm, for "
+                "which extra is meant; use base_url, api_key and headers"
+            )
+        if provider.ca_file is not None and not _absolute(_base(source), provider.ca_file).is_file():
+            where = _origin(("providers", place, "ca_file"), source, text, {})
+            yield f"{where}: the ca_file of provider {provider.name} is not there"
+
+
+def _targets(use_case: UseCaseSettings) -> Iterator[tuple[tuple[int | str, ...], TargetSettings]]:
+    """Whatever may answer for a use case, and where the file says so."""
+    yield ("stable",), use_case.stable
+    for place, fallback in enumerate(use_case.gateway.fallbacks):
+        yield ("gateway", "fallbacks", place), fallback
+    if use_case.gateway.downgrade is not None:
+        yield ("gateway", "downgrade"), use_case.gateway.downgrade
+
+
+def cannot_serve(settings: Settings, target: TargetSettings) -> tuple[str, str] | None:
+    """(the key that is wrong, why) if the gateway could not or must not have that model answer."""
+    if settings.provider(target.provider) is None:
+        names = ", ".join(each.name for each in settings.providers) or "none"
+        return "provider", f"provider {target.provider}, which is not configured; providers: {names}"
+    if f"{target.provider}/{target.model}" == settings.agent.model:
+        return "model", f"{settings.agent.model}, which plans for the agent; it never answers an application"
+    return None
 
 
 def _model_contradictions(settings: Settings, source: Path, text: str) -> Iterator[str]:
@@ -371,6 +329,11 @@ def _model_contradictions(settings: Settings, source: Path, text: str) -> Iterat
         yield f"{where}: agent.model names the provider {provider}, which is not configured"
     elif agent.model is None and agent.planner == "llm":
         yield f"{_origin(('agent', 'planner'), source, text, {})}: planner llm needs agent.model"
+
+
+def _base(source: Path) -> Path:
+    """What paths in the settings are relative to."""
+    return source.parent if source.is_file() else Path.cwd()
 
 
 def _absolute(base: Path, path: Path) -> Path:

@@ -12,6 +12,7 @@ import logging
 import signal
 from collections.abc import Mapping
 
+from meta_agent import privacy
 from meta_agent.bootstrap import worker_key
 from meta_agent.runner import Agent
 from meta_agent.runtime import read_policy
@@ -78,7 +79,12 @@ async def work(settings: Settings, url: str) -> None:
     agent = Agent(database, context, settings)
     tasks = [
         asyncio.create_task(each)
-        for each in (engine.watch(stop), agent.serve(stop), orphans.watch(context, stop))
+        for each in (
+            engine.watch(stop),
+            agent.serve(stop),
+            orphans.watch(context, stop),
+            privacy.watch(database, settings.worker.retention_every_seconds, stop),
+        )
     ]
     try:
         done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)

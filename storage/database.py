@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Collection
 from datetime import datetime
 from typing import Any, LiteralString
 
 import orjson
 import psycopg
-from sqlalchemy import text
+from sqlalchemy import ARRAY, ColumnElement, Text, any_, bindparam, text
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
@@ -115,6 +115,11 @@ class Database:
 def storable(words: str) -> str:
     """Words from outside as PostgreSQL takes them: without NUL characters and lone surrogates."""
     return words.replace("\x00", "").encode("utf-8", "replace").decode()
+
+
+def is_one_of(column: ColumnElement[str], values: Collection[str]) -> ColumnElement[bool]:
+    """``column = any(values)``: one parameter however many values, where a statement takes 65,535."""
+    return column == any_(bindparam(None, list(values), ARRAY(Text)))
 
 
 async def notify(connection: AsyncConnection, channel: str, payload: str = "") -> None:

@@ -8,7 +8,7 @@ from datetime import datetime
 from decimal import Decimal
 from typing import Any
 
-from sqlalchemy import insert, select, update
+from sqlalchemy import insert, select, tuple_, update
 from sqlalchemy.dialects.postgresql import insert as upsert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -16,6 +16,8 @@ from storage import clock
 from storage.database import notify
 from storage.digests import digest
 from storage.ids import new_id
+from storage.routes import CHANNEL as ROUTES_CHANNEL
+from storage.routes import PRICES
 from storage.rows import columns_for, load, load_optional
 from storage.tables.catalogue import offerings
 from storage.tables.fleet import deployments, releases, routes
@@ -83,16 +85,47 @@ async def ensure_deployment(
         "guard_profile": guard_profile,
     }
     prices = {"price_input": price_input, "price_output": price_output}
+    fresh_id = new_id("dep")
     statement = upsert(deployments).values(
-        id=new_id("dep"),
+        id=fresh_id,
         digest=digest(content),
         offering_id=offering_id,
         created_at=clock.now(),
         **content,
         **prices,
     )
-    statement = statement.on_conflict_do_update(index_elements=["digest"], set_=prices)
-    return str((await connection.execute(statement.returning(deployments.c.id))).scalar_one())
+    moved = tuple_(deployments.c.price_input, deployments.c.price_output) != tuple_(
+        statement.excluded.price_input, statement.excluded.price_output
+    )
+    statement = statement.on_conflict_do_update(index_elements=["digest"], set_=prices, where=moved)
+    touched = (await connection.execute(statement.returning(deployments.c.id))).scalar_one_or_none()
+    if touched is None:
+        query = select(deployments.c.id).where(deployments.c.digest == digest(content))
+        return str((await connection.execute(query)).scalar_one())
+    if touched != fresh_id:
+        await notify(connection, ROUTES_CHANNEL, PRICES)
+    return str(touched)
+
+
+async def find_same(
+    connection: AsyncConnection,
+    *,
+    provider: str,
+    model: str,
+    parameters: Mapping[str, Any],
+    system_prompt: str | None,
+    guard_profile: str,
+) -> Deployment | None:
+    """The deployment with exactly this content, if there is one."""
+    content = {
+        "provider": provider,
+        "model": model,
+        "parameters": dict(parameters),
+        "system_prompt": system_prompt,
+        "guard_profile": guard_profile,
+    }
+    query = select(*columns_for(Deployment, deployments)).where(deployments.c.digest == digest(content))
+    return load_optional(Deployment, (await connection.execute(query)).first())
 
 
 async def find_deployment(connection: AsyncConnection, deployment_id: str) -> Deployment | None:
@@ -123,6 +156,7 @@ async def create_release(
             created_at=clock.now(),
         )
     )
+    await notify(connection, ROUTES_CHANNEL, use_case)
     return release_id
 
 
@@ -137,7 +171,11 @@ async def bind_evaluation(connection: AsyncConnection, release_id: str, evaluati
 
 async def mark_stable(connection: AsyncConnection, release_id: str) -> None:
     """Remember that a release has carried all traffic: from now on it is a snapshot to go back to."""
-    await connection.execute(update(releases).where(releases.c.id == release_id).values(was_stable=True))
+    await connection.execute(
+        update(releases)
+        .where(releases.c.id == release_id, releases.c.was_stable.is_(False))
+        .values(was_stable=True, stable_at=clock.now())
+    )
 
 
 def _served() -> Any:
@@ -155,6 +193,17 @@ async def find_release(connection: AsyncConnection, release_id: str) -> ServedRe
     """The release of that id, with what it calls."""
     row = (await connection.execute(_served().where(releases.c.id == release_id))).first()
     return load_optional(ServedRelease, row)
+
+
+async def newest_release(connection: AsyncConnection, use_case: str, deployment_id: str) -> str | None:
+    """The id of the release of a deployment that a use case was given last."""
+    query = (
+        select(releases.c.id)
+        .where(releases.c.use_case == use_case, releases.c.deployment_id == deployment_id)
+        .order_by(releases.c.created_at.desc(), releases.c.id.desc())
+        .limit(1)
+    )
+    return (await connection.execute(query)).scalar_one_or_none()
 
 
 async def list_releases(
@@ -228,7 +277,7 @@ async def refresh_prices(connection: AsyncConnection) -> int:
     )
     moved = (await connection.execute(statement)).rowcount
     if moved:
-        await notify(connection, "routes", "prices")
+        await notify(connection, ROUTES_CHANNEL, PRICES)
     return moved
 
 

@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
-import hashlib
 import hmac
 import secrets
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from typing import Any
 
-from sqlalchemy import delete, select, update
+from sqlalchemy import case, delete, select, update
 from sqlalchemy.dialects.postgresql import insert as upsert
+from sqlalchemy.engine import Row
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from storage import clock
+from storage.api_keys import format_key, new_secret, sha256, split_key
 from storage.database import notify
 from storage.routes import CHANNEL as ROUTES_CHANNEL
 from storage.rows import columns_for, load, load_optional
+from storage.servings import checked_limits
 from storage.tables.identity import api_keys, sessions, users
 from storage.vocabulary import Role
 
@@ -33,6 +36,8 @@ class ApiKey:
     created_at: datetime
     expires_at: datetime | None
     revoked_at: datetime | None
+    limits: dict[str, Any]  #: as ``storage.routing.Limits``; what is absent is not limited
+    previous_until: datetime | None  #: until when the secret before the last rotation is taken as well
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,28 +59,6 @@ class Session:
     expires_at: datetime
 
 
-def sha256(secret: str) -> str:
-    """Hex SHA-256: keys and session tokens are long random strings, so that a fast hash suffices."""
-    return hashlib.sha256(secret.encode()).hexdigest()
-
-
-def new_secret() -> str:
-    """192 random bits, in URL-safe characters without underscores (the separator of keys)."""
-    return secrets.token_hex(24)
-
-
-def format_key(key_id: str, secret: str) -> str:
-    """``ma_live_<id>_<secret>``, as a client sends it."""
-    return f"ma_live_{key_id}_{secret}"
-
-
-def split_key(token: str) -> tuple[str, str] | None:
-    """(id, secret) of a well-formed key."""
-    prefix, _, rest = token.partition("ma_live_")
-    key_id, separator, secret = rest.partition("_")
-    return (key_id, secret) if not prefix and separator and key_id and secret else None
-
-
 async def ensure_key(
     connection: AsyncConnection,
     *,
@@ -86,10 +69,12 @@ async def ensure_key(
     use_cases: Sequence[str] | None = None,
     acts_as: str | None = None,
     expires_at: datetime | None = None,
+    limits: Mapping[str, Any] | None = None,
 ) -> str:
     """Create a key, or bring one to this secret and these rights; returns it as a client sends it.
 
-    ``key_id`` holds letters, digits and hyphens only.
+    ``key_id`` holds letters, digits and hyphens only. A secret that another one replaces here is worthless
+    at once. Raises ValueError for an id or limits that cannot be read.
     """
     if not key_id.replace("-", "").isalnum():
         raise ValueError(f"a key's id holds letters, digits and hyphens, not {key_id!r}")
@@ -101,11 +86,67 @@ async def ensure_key(
         "acts_as": acts_as,
         "expires_at": expires_at,
         "revoked_at": None,
+        "limits": checked_limits(limits or {}),
     }
     statement = upsert(api_keys).values(id=key_id, created_at=clock.now(), **values)
-    await connection.execute(statement.on_conflict_do_update(index_elements=["id"], set_=values))
+    same = api_keys.c.secret_sha256 == statement.excluded.secret_sha256
+    previous = {
+        name: case((same, api_keys.c[name]), else_=None) for name in ("previous_sha256", "previous_until")
+    }
+    await connection.execute(
+        statement.on_conflict_do_update(index_elements=["id"], set_={**values, **previous})
+    )
     await notify(connection, ROUTES_CHANNEL, "keys")
     return format_key(key_id, secret)
+
+
+async def rotate_key(connection: AsyncConnection, key_id: str, *, grace: timedelta) -> str:
+    """Give a key a new secret; the old one is taken as well until the grace is over, none before it.
+
+    Returns the key as a client sends it from now on. Raises LookupError if there is no valid key of that id.
+    """
+    secret, moment = new_secret(), clock.now()
+    statement = (
+        update(api_keys)
+        .where(api_keys.c.id == key_id, api_keys.c.revoked_at.is_(None))
+        .where(api_keys.c.expires_at.is_(None) | (api_keys.c.expires_at > moment))
+        .values(
+            previous_sha256=api_keys.c.secret_sha256,
+            previous_until=moment + grace,
+            secret_sha256=sha256(secret),
+        )
+    )
+    if (await connection.execute(statement)).rowcount != 1:
+        raise LookupError(f"there is no valid key {key_id!r}")
+    await notify(connection, ROUTES_CHANNEL, "keys")
+    return format_key(key_id, secret)
+
+
+async def change_key(connection: AsyncConnection, key_id: str, changes: Mapping[str, Any]) -> bool:
+    """Change name, use_cases, expires_at or limits of a key; gateways are told. False: there is none.
+
+    Raises ValueError for limits that cannot be read, and for anything else that is to change.
+    """
+    if unknown := changes.keys() - {"name", "use_cases", "expires_at", "limits"}:
+        raise ValueError(f"{', '.join(sorted(unknown))} of a key cannot be changed")
+    values = dict(changes)
+    if "limits" in values:
+        values["limits"] = checked_limits(values["limits"])
+    if values.get("use_cases") is not None:
+        values["use_cases"] = sorted(values["use_cases"])
+    if not values:
+        return await get_key(connection, key_id) is not None
+    statement = update(api_keys).where(api_keys.c.id == key_id).values(**values)
+    await notify(connection, ROUTES_CHANNEL, "keys")
+    return (await connection.execute(statement)).rowcount == 1
+
+
+async def get_key(connection: AsyncConnection, key_id: str, *, lock: bool = False) -> ApiKey | None:
+    """The key of that id, valid or not."""
+    query = select(*columns_for(ApiKey, api_keys)).where(api_keys.c.id == key_id)
+    if lock:
+        query = query.with_for_update()
+    return load_optional(ApiKey, (await connection.execute(query)).first())
 
 
 async def revoke_key(connection: AsyncConnection, key_id: str) -> bool:
@@ -126,12 +167,21 @@ async def find_key(connection: AsyncConnection, token: str) -> ApiKey | None:
     parts = split_key(token)
     if parts is None:
         return None
+    moment = clock.now()
     row = (await connection.execute(select(api_keys).where(api_keys.c.id == parts[0]))).first()
-    if row is None or not hmac.compare_digest(row.secret_sha256, sha256(parts[1])):
+    if row is None or not _has_secret(row, parts[1], moment):
         return None
-    if row.revoked_at is not None or (row.expires_at is not None and row.expires_at <= clock.now()):
+    if row.revoked_at is not None or (row.expires_at is not None and row.expires_at <= moment):
         return None
     return load(ApiKey, row)
+
+
+def _has_secret(row: Row[Any], secret: str, moment: datetime) -> bool:
+    given = sha256(secret)
+    if hmac.compare_digest(row.secret_sha256, given):
+        return True
+    in_grace = row.previous_until is not None and row.previous_until > moment
+    return in_grace and hmac.compare_digest(row.previous_sha256, given)
 
 
 async def ensure_user(

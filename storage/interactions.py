@@ -6,7 +6,7 @@ import re
 import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import date, datetime
 from decimal import Decimal
 from typing import Any, cast
 
@@ -15,11 +15,12 @@ import psycopg
 from sqlalchemy import Table, TextClause, case, func, insert, select, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from storage import clock, events
+from storage import clock, events, usage
 from storage.database import Database
 from storage.ids import new_id
 from storage.rows import columns_for, load
 from storage.tables.traffic import feedback, incidents, interactions
+from storage.usage import UsageDelta
 from storage.vocabulary import InteractionKind, InteractionStatus, Severity
 
 #: Findings of these categories make an incident of high severity.
@@ -127,7 +128,7 @@ async def copy_batch(
     database: Database,
     batch: Sequence[Mapping[str, Any]],
     feedback_batch: Sequence[Mapping[str, Any]] = (),
-) -> int:
+) -> Copied:
     """Store a batch of interactions and feedback, as :func:`copy_documents` does."""
     defaults = {"stream": False, "usage_estimated": False}
     documents = [orjson.dumps({**defaults, **record}, default=str) for record in batch]
@@ -136,27 +137,55 @@ async def copy_batch(
     )
 
 
-async def copy_documents(database: Database, batch: Sequence[bytes], feedback_batch: Sequence[bytes]) -> int:
+@dataclass(frozen=True, slots=True)
+class Copied:
+    """What was new in a batch."""
+
+    fresh: int  #: interactions that were not known yet
+    usage: list[UsageDelta]  #: what they have added, as it is counted by now
+
+
+async def copy_documents(
+    database: Database, batch: Sequence[bytes], feedback_batch: Sequence[bytes]
+) -> Copied:
     """Store a batch of interactions and feedback by COPY, once: rows whose id is known are skipped.
 
     Each is a JSON object of columns, and is not looked into on this side: that would cost more than all
-    else that logging does. Rows with findings open an incident in the same transaction. Returns how many
-    interactions were new.
+    else that logging does. In the same transaction new rows are added to the usage of their subjects, and
+    those with findings open an incident.
     """
     async with database.transaction() as connection:
-        fresh, found = await _copy_new(connection, interactions, batch)
+        moved = await _copy_new(connection, interactions, batch)
         await _copy_new(connection, feedback, feedback_batch)
-        for record in found:
+        for record in moved.found:
             await _open_incident(connection, record)
-    return fresh
+        deltas = [_delta(each) for each in moved.used]
+        await usage.add(connection, deltas)
+    return Copied(moved.fresh, deltas)
 
 
-async def _copy_new(
-    connection: AsyncConnection, table: Table, batch: Sequence[bytes]
-) -> tuple[int, list[dict[str, Any]]]:
-    """(how many rows were new, those of them with findings)."""
+@dataclass(frozen=True, slots=True)
+class _Moved:
+    """What there is to say of the new rows of a batch."""
+
+    fresh: int = 0
+    found: Sequence[Mapping[str, Any]] = ()  #: those with findings
+    used: Sequence[Mapping[str, Any]] = ()  #: sums by subject and day
+
+
+def _delta(row: Mapping[str, Any]) -> UsageDelta:
+    return UsageDelta(
+        subject=row["subject"],
+        requests=row["requests"],
+        tokens=row["tokens"],
+        cost_usd=Decimal(row["cost_usd"]),
+        day=date.fromisoformat(row["day"]),
+    )
+
+
+async def _copy_new(connection: AsyncConnection, table: Table, batch: Sequence[bytes]) -> _Moved:
     if not batch:
-        return 0, []
+        return _Moved()
     # It stays with its connection: one made and dropped for each batch would bloat the catalogue.
     staging = f"staging_{table.name}"
     await connection.execute(
@@ -167,7 +196,7 @@ async def _copy_new(
     async with driver.cursor() as cursor, cursor.copy(f"copy {staging} from stdin (format binary)") as copy:
         await copy.write(_copy_data(batch))
     moved = (await connection.execute(_MOVE[table.name])).one()
-    return moved.fresh, moved.found
+    return _Moved(moved.fresh, moved.found, moved.used)
 
 
 def _copy_data(batch: Sequence[bytes]) -> bytes:
@@ -178,23 +207,44 @@ def _copy_data(batch: Sequence[bytes]) -> bytes:
     return b"".join((*pieces, _COPY_END))
 
 
-def _move_statement(table: Table, found: str) -> TextClause:
-    """From the staging table to its own, and what there is to say of the new rows."""
+def _move_statement(
+    table: Table, kept: str = "id", found: str = "'[]'::jsonb", used: str = "'[]'::jsonb"
+) -> TextClause:
+    """From the staging table to its own, and what there is to say of the new rows by the columns kept."""
     names = ", ".join(column.name for column in table.columns)
     return text(
         f"with moved as (insert into {table.name} ({names}) select {names}"  # noqa: S608  # our own names
         f" from staging_{table.name} as staging, json_populate_record(null::{table.name}, staging.row)"
-        f" on conflict do nothing returning *) select count(*) as fresh, {found} as found from moved"
+        f" on conflict do nothing returning {kept})"
+        f" select count(*) as fresh, {found} as found, {used} as used from moved"
     )
+
+
+#: Whose usage a row counts for: its key's, and its use case's if a caller waited for it.
+_SUBJECTS = f"""(values
+  (case when kind in ('{InteractionKind.LIVE}', '{InteractionKind.EVALUATION}', '{InteractionKind.ROUTED}')
+        then 'key:' || key_id end),
+  (case kind when '{InteractionKind.LIVE}' then 'use_case:' || use_case
+             when '{InteractionKind.SHADOW}' then 'shadow:' || use_case end))"""
+#: Sums go out as text where JSON would make floats of them.
+_USED = f"""(select coalesce(jsonb_agg(to_jsonb(sums)), '[]') from (
+  select subject, to_char(at at time zone 'UTC', 'YYYY-MM-DD') as day, count(*) as requests,
+         sum(coalesce(prompt_tokens, 0)::bigint + coalesce(completion_tokens, 0)) as tokens,
+         sum(coalesce(cost_usd, 0))::text as cost_usd
+  from moved, lateral {_SUBJECTS} as counted (subject)
+  where subject is not null and status <> '{InteractionStatus.REJECTED}'
+  group by 1, 2 order by 1, 2) as sums)"""  # noqa: S608  # our own words
 
 
 _MOVE = {
     interactions.name: _move_statement(
         interactions,
-        "coalesce(jsonb_agg(to_jsonb(moved) - 'request' - 'response_text')"
-        " filter (where moved.findings <> '[]'), '[]')",
+        "id, at, kind, use_case, key_id, status, rollout_id, arm, release_id, findings,"
+        " prompt_tokens, completion_tokens, cost_usd",
+        "coalesce(jsonb_agg(to_jsonb(moved)) filter (where findings <> '[]'), '[]')",
+        _USED,
     ),
-    feedback.name: _move_statement(feedback, "'[]'::jsonb"),
+    feedback.name: _move_statement(feedback),
 }
 
 

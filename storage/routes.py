@@ -5,183 +5,44 @@ Written by rollouts, read by gateways as one snapshot, and acknowledged by them.
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Mapping, Sequence
+import logging
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from decimal import Decimal
 from typing import Any
 
-from sqlalchemy import insert, select
+from sqlalchemy import func, insert, select, true
 from sqlalchemy.dialects.postgresql import distinct_on
 from sqlalchemy.dialects.postgresql import insert as upsert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from storage import clock
-from storage.database import lock_in_transaction, notify
-from storage.tables.fleet import deployments, gateways, releases, routes
+from storage.database import is_one_of, lock_in_transaction, notify
+from storage.routing import (
+    DeploymentSpec,
+    KeyRecord,
+    PinnableRelease,
+    Route,
+    RouteArm,
+    RoutingSnapshot,
+    Serving,
+)
+from storage.servings import DeclaredServing, read_limits, read_serving
+from storage.tables.fleet import deployments, gateways, releases, routes, use_cases
 from storage.tables.identity import api_keys
 from storage.vocabulary import Arm, AssignmentUnit
 
-#: The NOTIFY channel of new routes and keys.
+_log = logging.getLogger(__name__)
+
+#: The NOTIFY channel of everything that gateways serve by.
 CHANNEL = "routes"
+#: The payload that says: prices of deployments have moved, read everything anew.
+PRICES = "prices"
+#: So many releases of a use case may be called by name, beside those that have served.
+NEWEST_RELEASES = 200
 
-
-@dataclass(frozen=True, slots=True)
-class DeploymentSpec:
-    """What a gateway must know to call a deployment."""
-
-    id: str
-    provider: str
-    model: str
-    parameters: dict[str, Any]
-    system_prompt: str | None
-    guard_profile: str
-    price_input: Decimal  #: USD per token
-    price_output: Decimal
-
-
-@dataclass(frozen=True, slots=True)
-class RouteArm:
-    """One arm. The candidate's weight is its share of units, the shadow's the share of requests mirrored."""
-
-    arm: Arm
-    release_id: str
-    deployment: DeploymentSpec
-    weight: float
-
-
-@dataclass(frozen=True, slots=True)
-class Route:
-    """Who answers for a use case, in one revision."""
-
-    use_case: str
-    revision: int
-    salt: str
-    rollout_id: str | None
-    assignment_unit: AssignmentUnit
-    arms: tuple[RouteArm, ...]
-
-    def find(self, arm: Arm) -> RouteArm | None:
-        """The arm of that name, if the route has it."""
-        return next((each for each in self.arms if each.arm is arm), None)
-
-
-@dataclass(frozen=True, slots=True)
-class KeyRecord:
-    """What a gateway must know of an application's key: a digest, never the secret."""
-
-    id: str
-    name: str
-    secret_sha256: str
-    scopes: frozenset[str]
-    use_cases: frozenset[str] | None
-    expires_at: datetime | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class RoutingSnapshot:
-    """Everything a gateway needs to serve on its own, at one version."""
-
-    version: int
-    routes: dict[str, Route]
-    releases: dict[str, tuple[str, DeploymentSpec]]  #: release id -> (use case, deployment)
-    keys: dict[str, KeyRecord]
-
-    def to_json(self) -> dict[str, Any]:
-        """A JSON document that :meth:`from_json` reads back."""
-        return {
-            "version": self.version,
-            "routes": [_route_to_json(route) for route in self.routes.values()],
-            "releases": {
-                key: [use_case, _spec_to_json(spec)] for key, (use_case, spec) in self.releases.items()
-            },
-            "keys": [
-                {
-                    **dataclasses.asdict(key),
-                    "scopes": sorted(key.scopes),
-                    "use_cases": None if key.use_cases is None else sorted(key.use_cases),
-                    "expires_at": key.expires_at and key.expires_at.isoformat(),
-                }
-                for key in self.keys.values()
-            ],
-        }
-
-    @classmethod
-    def from_json(cls, document: Mapping[str, Any]) -> RoutingSnapshot:
-        """The inverse of :meth:`to_json`; raises KeyError, TypeError or ValueError on anything else."""
-        return cls(
-            version=int(document["version"]),
-            routes={each["use_case"]: _route_from_json(each) for each in document["routes"]},
-            releases={key: (pair[0], _spec_from_json(pair[1])) for key, pair in document["releases"].items()},
-            keys={each["id"]: _key_from_json(each) for each in document["keys"]},
-        )
-
-
-def _spec_to_json(spec: DeploymentSpec) -> dict[str, Any]:
-    return {
-        **dataclasses.asdict(spec),
-        "price_input": str(spec.price_input),
-        "price_output": str(spec.price_output),
-    }
-
-
-def _spec_from_json(document: Mapping[str, Any]) -> DeploymentSpec:
-    return DeploymentSpec(
-        **{
-            **document,
-            "price_input": Decimal(document["price_input"]),
-            "price_output": Decimal(document["price_output"]),
-        }
-    )
-
-
-def _route_to_json(route: Route) -> dict[str, Any]:
-    return {
-        "use_case": route.use_case,
-        "revision": route.revision,
-        "salt": route.salt,
-        "rollout_id": route.rollout_id,
-        "assignment_unit": route.assignment_unit,
-        "arms": [
-            {
-                "arm": arm.arm,
-                "release_id": arm.release_id,
-                "weight": arm.weight,
-                "deployment": _spec_to_json(arm.deployment),
-            }
-            for arm in route.arms
-        ],
-    }
-
-
-def _route_from_json(document: Mapping[str, Any]) -> Route:
-    arms = tuple(
-        RouteArm(
-            Arm(each["arm"]), each["release_id"], _spec_from_json(each["deployment"]), float(each["weight"])
-        )
-        for each in document["arms"]
-    )
-    return Route(
-        use_case=document["use_case"],
-        revision=int(document["revision"]),
-        salt=document["salt"],
-        rollout_id=document["rollout_id"],
-        assignment_unit=AssignmentUnit(document["assignment_unit"]),
-        arms=arms,
-    )
-
-
-def _key_from_json(document: Mapping[str, Any]) -> KeyRecord:
-    use_cases, expires_at = document["use_cases"], document.get("expires_at")
-    return KeyRecord(
-        id=document["id"],
-        name=document["name"],
-        secret_sha256=document["secret_sha256"],
-        scopes=frozenset(document["scopes"]),
-        use_cases=None if use_cases is None else frozenset(use_cases),
-        expires_at=datetime.fromisoformat(expires_at) if isinstance(expires_at, str) else expires_at,
-    )
+#: Clocks differ, and a row is seen only when its transaction commits.
+_OVERLAP = timedelta(minutes=2)
 
 
 @dataclass(frozen=True, slots=True)
@@ -273,35 +134,149 @@ async def route_history(connection: AsyncConnection, use_case: str, limit: int =
 
 
 async def load_snapshot(connection: AsyncConnection) -> RoutingSnapshot:
-    """The current routes, the releases that may be pinned, and the keys.
+    """The current routes, the rules of serving, the releases that may be called, and the keys.
 
-    Routes are read first: whatever a route names was there before it, so that a route set meanwhile can
-    neither be half seen nor counted in the version.
+    Releases come last: whatever a route names was there before it, so that a route set meanwhile can
+    neither be half seen nor counted in the version. Of a use case these may be called: what its route or
+    somebody's rules name, what was ever stable, and the newest :data:`NEWEST_RELEASES`.
     """
-    newest = await _newest_routes(connection)
-    known = await _releases(connection)
+    rows = await _newest_routes(connection)
+    declared = await _servings(connection)
+    known = await _releases(connection, _named(rows, declared))
+    specs = {name: release.deployment for name, release in known.items()}
     return RoutingSnapshot(
-        version=max((row.version for row in newest), default=0),
-        routes={row.use_case: _route(row, known) for row in newest},
+        version=max((row.version for row in rows), default=0),
+        routes={row.use_case: _route(row, specs) for row in rows},
+        servings={name: serving.resolve(specs) for name, serving in declared.items()},
         releases=known,
         keys=await _keys(connection),
     )
 
 
+async def load_changes(
+    connection: AsyncConnection, known: RoutingSnapshot, since: datetime
+) -> RoutingSnapshot:
+    """What :func:`load_snapshot` would give, read for little by whoever has read all before.
+
+    ``since`` is a moment before ``known`` was read. What has not changed is the very same object. Prices
+    of what is known are not looked at: a notification that says :data:`PRICES` asks for a full load.
+    """
+    rows = await _routes_after(connection, known.version)
+    declared = await _servings(connection)
+    releases_now = await _changed_releases(connection, known, rows, declared, since - _OVERLAP)
+    specs = {name: releases_now[name].deployment for name in _named(rows, declared) if name in releases_now}
+    changed = {row.use_case: _route(row, specs) for row in rows}
+    servings = {name: serving.resolve(specs) for name, serving in declared.items()}
+    keys = await _keys(connection)
+    return RoutingSnapshot(
+        version=max((known.version, *(row.version for row in rows))),
+        routes={**known.routes, **changed} if changed else known.routes,
+        servings=known.servings if servings == known.servings else servings,
+        releases=releases_now,
+        keys=known.keys if keys == known.keys else keys,
+    )
+
+
 async def _newest_routes(connection: AsyncConnection) -> list[Any]:
+    # From each use case straight to its newest revision: the history grows without end.
+    newest = (
+        select(routes)
+        .where(routes.c.use_case == use_cases.c.name)
+        .order_by(routes.c.revision.desc())
+        .limit(1)
+        .lateral()
+    )
+    return list(await connection.execute(select(newest).select_from(use_cases).join(newest, true())))
+
+
+async def _routes_after(connection: AsyncConnection, version: int) -> list[Any]:
     query = (
         select(routes)
+        .where(routes.c.version > version)
         .ext(distinct_on(routes.c.use_case))
         .order_by(routes.c.use_case, routes.c.revision.desc())
     )
     return list(await connection.execute(query))
 
 
-async def _releases(connection: AsyncConnection) -> dict[str, tuple[str, DeploymentSpec]]:
-    query = select(releases.c.id.label("release_id"), releases.c.use_case, deployments).join(
-        deployments, deployments.c.id == releases.c.deployment_id
+async def _servings(connection: AsyncConnection) -> dict[str, DeclaredServing]:
+    """Of the use cases that have rules of their own."""
+    query = select(use_cases.c.name, use_cases.c.serving).where(use_cases.c.serving != {})
+    return {name: read_serving(name, document) for name, document in await connection.execute(query)}
+
+
+def _named(rows: Iterable[Any], declared: Mapping[str, DeclaredServing]) -> set[str]:
+    """The releases that routes and rules name."""
+    named = {each["release_id"] for row in rows for each in row.arms}
+    named.update(name for serving in declared.values() for name in serving.releases)
+    return named
+
+
+async def _changed_releases(
+    connection: AsyncConnection,
+    known: RoutingSnapshot,
+    rows: Sequence[Any],
+    declared: Mapping[str, DeclaredServing],
+    since: datetime,
+) -> Mapping[str, PinnableRelease]:
+    """The releases as they are now: read anew for each use case in which one came, went, or was named."""
+    before = _in_routes(known.routes.get(row.use_case) for row in rows)
+    before |= _in_servings(known.servings.values())
+    renamed = before ^ _named(rows, declared)
+    query = select(releases.c.id, releases.c.use_case).where(
+        is_one_of(releases.c.id, renamed) | (releases.c.created_at > since) | (releases.c.stable_at > since)
     )
-    return {row.release_id: (row.use_case, _spec(row)) for row in await connection.execute(query)}
+    touched = {
+        use_case
+        for name, use_case in await connection.execute(query)
+        if name in renamed or name not in known.releases
+    }
+    if not touched:
+        return known.releases
+    moved = {row.use_case for row in rows}
+    named = _named(rows, declared)
+    named |= _in_routes(route for name, route in known.routes.items() if name not in moved)
+    others = {name: each for name, each in known.releases.items() if each.use_case not in touched}
+    return others | await _releases(connection, named, touched)
+
+
+def _in_routes(values: Iterable[Route | None]) -> set[str]:
+    return {arm.release_id for route in values if route is not None for arm in route.arms}
+
+
+def _in_servings(values: Iterable[Serving]) -> set[str]:
+    return {each.release_id for serving in values for each in (*serving.fallbacks, serving.downgrade) if each}
+
+
+async def _releases(
+    connection: AsyncConnection, named: Collection[str], of: Collection[str] | None = None
+) -> dict[str, PinnableRelease]:
+    """The releases that may be called: of some use cases, or of all."""
+    newest_first = func.row_number().over(
+        partition_by=releases.c.use_case, order_by=(releases.c.created_at.desc(), releases.c.id.desc())
+    )
+    placed = select(
+        releases.c.id,
+        releases.c.use_case,
+        releases.c.deployment_id,
+        releases.c.was_stable,
+        newest_first.label("place"),
+    )
+    if of is not None:
+        placed = placed.where(is_one_of(releases.c.use_case, of))
+    row = placed.subquery()
+    query = (
+        select(row.c.id.label("release_id"), row.c.use_case, deployments)
+        .join(deployments, deployments.c.id == row.c.deployment_id)
+        .where((row.c.place <= NEWEST_RELEASES) | row.c.was_stable | is_one_of(row.c.id, named))
+    )
+    specs: dict[str, DeploymentSpec] = {}  # most releases share a few deployments
+    return {
+        each.release_id: PinnableRelease(
+            each.use_case, specs.get(each.id) or specs.setdefault(each.id, _spec(each))
+        )
+        for each in await connection.execute(query)
+    }
 
 
 def _spec(row: Any) -> DeploymentSpec:
@@ -318,16 +293,35 @@ def _spec(row: Any) -> DeploymentSpec:
 
 
 async def _keys(connection: AsyncConnection) -> dict[str, KeyRecord]:
-    valid = api_keys.c.expires_at.is_(None) | (api_keys.c.expires_at > clock.now())
+    moment = clock.now()
+    valid = api_keys.c.expires_at.is_(None) | (api_keys.c.expires_at > moment)
     query = select(api_keys).where(api_keys.c.revoked_at.is_(None), valid)
-    return {row.id: _key_from_json(dict(row._mapping)) for row in await connection.execute(query)}
+    return {row.id: _key(row, moment) for row in await connection.execute(query)}
 
 
-def _route(row: Any, known: Mapping[str, tuple[str, DeploymentSpec]]) -> Route:
-    arms = tuple(
-        RouteArm(Arm(each["arm"]), each["release_id"], known[each["release_id"]][1], float(each["weight"]))
-        for each in row.arms
+def _key(row: Any, moment: datetime) -> KeyRecord:
+    in_grace = row.previous_until is not None and row.previous_until > moment
+    return KeyRecord(
+        id=row.id,
+        name=row.name,
+        secret_sha256=row.secret_sha256,
+        scopes=frozenset(row.scopes),
+        use_cases=None if row.use_cases is None else frozenset(row.use_cases),
+        expires_at=row.expires_at,
+        previous_sha256=row.previous_sha256 if in_grace else None,
+        previous_until=row.previous_until if in_grace else None,
+        limits=read_limits(row.id, row.limits),
     )
+
+
+def _route(row: Any, specs: Mapping[str, DeploymentSpec]) -> Route:
+    arms = tuple(
+        RouteArm(Arm(each["arm"]), each["release_id"], specs[each["release_id"]], float(each["weight"]))
+        for each in row.arms
+        if each["release_id"] in specs
+    )
+    if len(arms) < len(row.arms):  # one bad route must not cost every use case its gateway
+        _log.error("route %s of %s names a release that there is not", row.revision, row.use_case)
     return Route(
         row.use_case, row.revision, row.salt, row.rollout_id, AssignmentUnit(row.assignment_unit), arms
     )

@@ -6,13 +6,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import select
+from sqlalchemy import select, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from storage import clock
+from storage.database import notify
 from storage.digests import digest
+from storage.routes import CHANNEL as ROUTES_CHANNEL
 from storage.rows import columns_for, load, load_optional
+from storage.servings import checked_serving
 from storage.tables.fleet import use_cases
 from storage.vocabulary import AssignmentUnit, Risk
 
@@ -29,6 +32,7 @@ class UseCase:
     rollout_plan: dict[str, Any]  #: what differs from the default plan
     suite: dict[str, Any] | None
     suite_digest: str | None
+    serving: dict[str, Any]  #: what differs from the defaults of ``storage.servings.DeclaredServing``
 
 
 async def declare(
@@ -41,10 +45,14 @@ async def declare(
     budget_usd_per_month: float | None = None,
     rollout_plan: Mapping[str, Any] | None = None,
     suite: Mapping[str, Any] | None = None,
+    serving: Mapping[str, Any] | None = None,
 ) -> None:
-    """Create a use case, or bring it to what the configuration says now."""
+    """Create a use case, or bring it to what the configuration says now.
+
+    Without ``serving`` the rules of serving stay as they are. Raises ValueError if they cannot be read.
+    """
     moment = clock.now()
-    values = {
+    values: dict[str, Any] = {
         "risk": risk,
         "assignment_unit": assignment_unit,
         "constraints": dict(constraints or {}),
@@ -56,6 +64,26 @@ async def declare(
     }
     statement = insert(use_cases).values(name=name, created_at=moment, **values)
     await connection.execute(statement.on_conflict_do_update(index_elements=["name"], set_=values))
+    if serving is not None:
+        await set_serving(connection, name, serving)
+
+
+async def set_serving(connection: AsyncConnection, name: str, serving: Mapping[str, Any]) -> bool:
+    """Replace the rules by which a use case is served; gateways are told. False: there is none of that name.
+
+    Raises ValueError for rules that cannot be read.
+    """
+    checked = checked_serving(serving)
+    known = (
+        await connection.execute(
+            select(use_cases.c.serving).where(use_cases.c.name == name).with_for_update()
+        )
+    ).scalar_one_or_none()
+    if known is not None and known != checked:
+        statement = update(use_cases).where(use_cases.c.name == name)
+        await connection.execute(statement.values(serving=checked, updated_at=clock.now()))
+        await notify(connection, ROUTES_CHANNEL, "servings")
+    return known is not None
 
 
 async def find(connection: AsyncConnection, name: str) -> UseCase | None:

@@ -35,6 +35,7 @@ class InteractionKind(StrEnum):
     LIVE = "live"
     SHADOW = "shadow"
     EVALUATION = "evaluation"
+    ROUTED = "routed"  #: the caller took the route and calls the model itself
 
 
 class InteractionStatus(StrEnum):
@@ -45,6 +46,24 @@ class InteractionStatus(StrEnum):
     ERROR = "error"  #: the deployment failed: HTTP error, timeout, broken or half answer
     CANCELLED = "cancelled"  #: the caller went away
     REJECTED = "rejected"  #: refused before any deployment was asked (never an arm's fault)
+    HANDED_OVER = "handed_over"  #: routed; how it ended is known from feedback only
+
+
+class Capture(StrEnum):
+    """How much of an interaction is kept; each keeps what the one before it keeps."""
+
+    NOTHING = "nothing"
+    METADATA = "metadata"  #: who, when, how long, how much; no texts
+    REDACTED = "redacted"  #: texts without what identifies a person
+    FULL = "full"
+
+
+class OverBudget(StrEnum):
+    """What happens to requests once a budget is spent."""
+
+    ALERT = "alert"  #: they go on; somebody is told
+    DOWNGRADE = "downgrade"  #: a cheaper release answers
+    BLOCK = "block"
 
 
 class Lifecycle(StrEnum):

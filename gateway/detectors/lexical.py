@@ -24,7 +24,6 @@ _WORD = re.compile(r"[^\W_]+")
 _GAP = re.compile(r"[\s\-_*'\"`~,\u2010-\u201f]{1,4}")
 
 
-_SHORT_WINDOW = 64
 _SPACES = str.maketrans(dict.fromkeys((chr(code) for code in range(128) if not chr(code).isalnum()), " "))
 
 
@@ -63,8 +62,8 @@ class LexicalDetector:
         }
         self._secret_starts = frozenset(starts)
         self._longest_start = max(map(len, starts), default=0)
-        literals = "|".join(re.escape(secret.literal) for secret in self._secrets)
-        self._any_secret = re.compile(literals or "(?!)")
+        self._secret_ends = frozenset(start[-2:] for start in starts)
+        self._by_mark = _grouped(secret.literal for secret in self._secrets)
         firsts = "".join(sorted({re.escape(secret.literal[0]) for secret in self._secrets}))
         self._first_of_secret = re.compile(f"[{firsts}]" if firsts else r"(?!)")
 
@@ -86,11 +85,27 @@ class LexicalDetector:
 
     def scan(self, window: str, in_word: bool, final: bool) -> Scan:
         """See ``gateway.detector.Detector``."""
+        if self._is_clear(window, final):
+            return Scan(None, len(window))
         phrase = self._scan_phrases(window, in_word, final)
         secret = self._scan_secrets(window, in_word, final)
         matches = [scan.match for scan in (phrase, secret) if scan.match is not None]
         first = min(matches, key=lambda match: match.end) if matches else None
         return Scan(first, min(phrase.hold_from, secret.hold_from))
+
+    def _is_clear(self, window: str, final: bool) -> bool:
+        """Whether nothing in the window can be, or become, a match: a quick look that errs to the safe side."""
+        words = _words(window)
+        if not self._root.children.keys().isdisjoint(words):
+            return False
+        if not final and (window[-2:] in self._secret_ends or (words and words[-1] in self._root.prefixes)):
+            return False
+        for mark, literals in self._by_mark:
+            if mark in window:
+                for literal in literals:
+                    if literal in window:
+                        return False
+        return True
 
     # -- phrases
 
@@ -143,9 +158,6 @@ class LexicalDetector:
 
     def _scan_secrets(self, window: str, in_word: bool, final: bool) -> Scan:
         hold_from = len(window) if final else self._open_secret(window, in_word)
-        # One search rules out all of them in a short window; in a long one plain finds are faster.
-        if len(window) < _SHORT_WINDOW and not self._any_secret.search(window):
-            return Scan(None, hold_from)
         first: Match | None = None
         for secret in self._secrets:
             at = window.find(secret.literal)
@@ -166,6 +178,15 @@ class LexicalDetector:
             if window[at:] in self._secret_starts and _begins_word(window, at, in_word):
                 return at
         return len(window)
+
+
+def _grouped(literals: Iterable[str]) -> tuple[tuple[str, tuple[str, ...]], ...]:
+    """Literals by the rarest character in them: a text without it holds none of the group."""
+    groups: dict[str, list[str]] = {}
+    for literal in literals:
+        mark = next((character for character in literal if not character.isalnum()), literal)
+        groups.setdefault(mark, []).append(literal)
+    return tuple((mark, tuple(found)) for mark, found in groups.items())
 
 
 def _words(window: str) -> list[str]:

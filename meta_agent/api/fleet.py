@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 from fastapi import APIRouter, Query, status
+from pydantic import BaseModel, ConfigDict, Field
 
 from meta_agent import acting
 from meta_agent.callers import Caller, World
@@ -19,7 +20,9 @@ from meta_agent.reading.models import (
     RolloutRead,
     RouteAnswer,
     UseCaseRead,
+    UseCaseUsage,
 )
+from meta_agent.reading.usage import read_use_case_usage
 from storage import deployments, interactions, rollouts, use_cases
 from storage.vocabulary import InteractionKind, InteractionStatus
 
@@ -47,6 +50,33 @@ async def one_use_case(name: str, services: World) -> UseCaseRead:
     """One use case."""
     async with services.database.connection() as connection:
         return UseCaseRead.model_validate(await get_use_case(connection, name))
+
+
+class UseCaseChange(BaseModel):
+    """What is to change of a use case."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    serving: dict[str, Any] = Field(
+        description="merged into the rules there are (RFC 7396): null is the default again. Keys as under "
+        "use_cases[].gateway in the settings; the id of a release may stand for a deployment"
+    )
+
+
+@router.patch("/use-cases/{name}")
+async def change_use_case(name: str, body: UseCaseChange, services: World, caller: Caller) -> UseCaseRead:
+    """Change how a use case is served: limits, waiting, capture, retention, fallbacks. Gateways are told."""
+    await acting.change_serving(services, caller, name, body.serving)
+    async with services.database.connection() as connection:
+        return UseCaseRead.model_validate(await get_use_case(connection, name))
+
+
+@router.get("/use-cases/{name}/usage")
+async def use_case_usage(name: str, services: World) -> UseCaseUsage:
+    """What was used today and in this month, by live traffic and by shadow copies."""
+    async with services.database.connection() as connection:
+        await get_use_case(connection, name)
+        return await read_use_case_usage(connection, name)
 
 
 @router.get("/use-cases/{name}/route", summary="Who answers, and who did")

@@ -13,7 +13,20 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from meta_agent.cli import agent, approvals, audit, doctor, keys, policy, processes, rollouts, users, verbs
+from meta_agent.cli import (
+    agent,
+    approvals,
+    audit,
+    doctor,
+    keys,
+    policy,
+    privacy,
+    processes,
+    rollouts,
+    use_cases,
+    users,
+    verbs,
+)
 from meta_agent.cli.failures import Exit, Failure
 from meta_agent.cli.invocation import Invocation, current
 
@@ -125,7 +138,9 @@ for _name, _group in {
     "agent": agent.app,
     "audit": audit.app,
     "policy": policy.app,
+    "use-cases": use_cases.app,
     "keys": keys.app,
+    "privacy": privacy.app,
     "users": users.app,
 }.items():
     app.add_typer(_group, name=_name)

@@ -23,7 +23,8 @@ from meta_agent.cli.output import make_table
 if TYPE_CHECKING:
     import httpx
 
-    from meta_agent.settings import ProviderSettings, Settings
+    from meta_agent.gateway_settings import ProviderSettings
+    from meta_agent.settings import Settings
     from storage.database import Database
 
 _HTTP_SECONDS = 5.0

@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import logging
 import os
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -16,11 +17,12 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from meta_agent.cli.failures import Exit
-from meta_agent.settings import UNSERVED_KINDS, ConfigurationError, Settings, load_settings
+from meta_agent.settings import ConfigurationError, Settings, load_settings
 
 if TYPE_CHECKING:
-    from gateway.settings import GatewayConfig
-    from meta_agent.settings import ControlSettings, GatewaySettings
+    from gateway.settings import GatewayConfig, ProviderConfig, TelemetryConfig
+    from meta_agent.gateway_settings import GatewaySettings, ProviderSettings, TelemetrySettings
+    from meta_agent.settings import ControlSettings
 
 Config = Annotated[Path | None, typer.Option("--config", help="settings file; default: META_AGENT_CONFIG")]
 
@@ -148,41 +150,72 @@ def _refuse_old_tables(url: str) -> None:
         raise _ended(f"the database lacks {names}: run `meta-agent migrate` first", Exit.FAILED)
 
 
-def gateway(config: Config = None) -> None:
+def gateway(
+    config: Config = None,
+    workers: Annotated[
+        int | None, typer.Option(min=1, max=256, help="whole gateways that share the port")
+    ] = None,
+) -> None:
     """Run the data plane."""
     settings = _settings(config)
     url = _database_url(settings)
     _prepare_server(settings, "gateway", settings.gateway)
-    from gateway.app import serve
+    with _sentences(Exit.FAILED):
+        told = gateway_config(settings, url)
+    from gateway.workers import serve_several
 
-    serve(gateway_config(settings, url))
+    serve_several(told, workers or settings.gateway.workers)
 
 
 def gateway_config(settings: Settings, url: str) -> GatewayConfig:
     """What a gateway is told at start."""
-    from gateway.settings import GatewayConfig, ProviderConfig
+    from gateway.settings import GatewayConfig
+    from meta_agent.secrets import pseudonym_key
 
-    limits = settings.gateway
+    given = settings.gateway
     return GatewayConfig(
-        gateway_id=f"{limits.host}:{limits.port}",
+        # Machines that listen on all addresses would otherwise all go by one name.
+        gateway_id=f"{socket.gethostname()}/{given.host}:{given.port}",
         spool_dir=settings.home / "gateway",
         database_url=url,
-        host=limits.host,
-        port=limits.port,
-        max_body_bytes=limits.max_body_bytes,
-        providers={
-            each.name: ProviderConfig(
-                name=each.name,
-                kind=each.kind,
-                base_url=each.url,
-                api_key=each.api_key.get_secret_value() if each.api_key else None,
-                connect_seconds=limits.connect_timeout_seconds,
-                first_token_seconds=limits.first_byte_timeout_seconds,
-                idle_seconds=limits.idle_timeout_seconds,
-            )
-            for each in settings.providers
-            if each.kind not in UNSERVED_KINDS
-        },
+        host=given.host,
+        port=given.port,
+        max_body_bytes=given.max_body_bytes,
+        drain_seconds=given.drain_seconds,
+        pseudonym_key=pseudonym_key(settings.home),
+        telemetry=_telemetry_config(given.telemetry) if given.telemetry else None,
+        providers={each.name: _provider_config(each, given) for each in settings.providers},
+    )
+
+
+def _provider_config(provider: ProviderSettings, gateway: GatewaySettings) -> ProviderConfig:
+    from gateway.settings import ProviderConfig
+
+    return ProviderConfig(
+        name=provider.name,
+        kind=provider.kind,
+        base_url=provider.url,
+        api_key=provider.api_key.get_secret_value() if provider.api_key else None,
+        headers=provider.headers.get_secret_value(),
+        extra=provider.extra.get_secret_value(),
+        ca_file=str(provider.ca_file) if provider.ca_file else None,
+        connect_seconds=provider.connect_timeout_seconds or gateway.connect_timeout_seconds,
+        first_token_seconds=provider.first_byte_timeout_seconds or gateway.first_byte_timeout_seconds,
+        idle_seconds=provider.idle_timeout_seconds or gateway.idle_timeout_seconds,
+        answer_seconds=provider.total_timeout_seconds or gateway.total_timeout_seconds,
+        max_connections=provider.max_connections,
+    )
+
+
+def _telemetry_config(telemetry: TelemetrySettings) -> TelemetryConfig:
+    from gateway.settings import TelemetryConfig
+
+    return TelemetryConfig(
+        endpoint=telemetry.endpoint,
+        headers=telemetry.headers.get_secret_value(),
+        service=telemetry.service,
+        timeout_seconds=telemetry.timeout_seconds,
+        metrics_seconds=telemetry.metrics_seconds,
     )
 
 

@@ -25,7 +25,7 @@ async def issue(url: str, settings: Settings) -> None:
                 key_id="story-teller",
                 secret=derive(secret, "demo-application-key"),
                 name="story-teller (demo application)",
-                scopes=["infer"],
+                scopes=["infer", "inspect"],
                 use_cases=["story-teller"],
             )
             # A password that nobody knows: this operator comes by key only.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import datetime
+from datetime import date, datetime
 from decimal import Decimal
 from typing import Annotated, Any
 
@@ -28,6 +28,25 @@ class UseCaseRead(Read):
     budget_usd_per_month: float | None
     rollout_plan: dict[str, Any]
     suite_digest: str | None
+    serving: dict[str, Any] = Field(description="what differs from the defaults; releases by their ids")
+
+
+class UsageRead(Read):
+    """What a key or a use case has used today and in this month, in UTC. Refused requests do not count."""
+
+    subject: str
+    day: date
+    day_requests: int
+    day_tokens: int
+    day_cost_usd: Money
+    month_cost_usd: Money
+
+
+class UseCaseUsage(Read):
+    """What was used for a use case."""
+
+    live: UsageRead
+    shadow: UsageRead
 
 
 class HealthRead(Read):
@@ -465,6 +484,10 @@ class KeyRead(Read):
     created_at: datetime
     expires_at: datetime | None
     revoked_at: datetime | None
+    limits: dict[str, Any] = Field(description="what is absent is not limited")
+    previous_until: datetime | None = Field(
+        description="until when the secret before the last rotation is taken"
+    )
 
 
 class KeyCreated(KeyRead):
@@ -485,6 +508,17 @@ class UserCreated(UserRead):
     """A new operator."""
 
     password: str | None  #: shown once; null when the maker chose it
+
+
+class ErasureRead(Read):
+    """What was removed of a person, in rows. Incidents stay, without the link to what was said."""
+
+    id: str
+    complete: bool = Field(description="false: there is more; ask again")
+    interactions: int
+    feedback: int
+    incidents: int
+    evaluation_cases: int
 
 
 class EventRead(Read):

@@ -46,4 +46,5 @@ evaluation_cases = Table(
     dollars("stable_cost_usd", nullable=True),
     dollars("candidate_cost_usd", nullable=True),
     UniqueConstraint("evaluation_id", "case_id"),
+    Index("ix_evaluation_cases_recorded", "case_id", postgresql_where=text("origin = 'recorded'")),
 )

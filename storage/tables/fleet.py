@@ -28,6 +28,7 @@ use_cases = Table(
     document("constraints"),
     Column("budget_usd_per_month", Float),
     document("rollout_plan"),  # overrides of the default plan
+    document("serving", server_default=text("'{}'::jsonb")),  # what differs from storage.servings' defaults
     document("suite", nullable=True),
     words("suite_digest", nullable=True),
     moment("created_at"),
@@ -61,7 +62,10 @@ releases = Table(
     words("note", nullable=True),
     moment("created_at"),
     Column("was_stable", Boolean, nullable=False, server_default=text("false")),  # a snapshot to go back to
+    moment("stable_at", nullable=True),  # when it became one
     Index(None, "use_case", "created_at"),
+    Index(None, "created_at"),
+    Index("ix_releases_stable_at", "stable_at", postgresql_where=text("stable_at is not null")),
 )
 
 routes = Table(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sqlalchemy import Column, ForeignKey, Table
+from sqlalchemy import Column, ForeignKey, Table, text
 
 from storage.tables.metadata import document, identifier, metadata, moment, words
 
@@ -18,6 +18,9 @@ api_keys = Table(
     moment("created_at"),
     moment("expires_at", nullable=True),
     moment("revoked_at", nullable=True),
+    document("limits", server_default=text("'{}'::jsonb")),
+    words("previous_sha256", nullable=True),  # of the secret before a rotation
+    moment("previous_until", nullable=True),
 )
 
 users = Table(

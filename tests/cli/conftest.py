@@ -28,6 +28,7 @@ from meta_agent.settings import Settings, load_settings
 from pipelines import actions
 from pipelines.context import Context
 from storage import deployments, identities
+from storage.api_keys import new_secret
 from storage.database import Connection, Database
 from storage.vocabulary import Role
 
@@ -154,7 +155,7 @@ class Installation:
             return await identities.ensure_key(
                 connection,
                 key_id=name,
-                secret=identities.new_secret(),
+                secret=new_secret(),
                 name=name,
                 scopes=["read", "operate", "approve"],
                 acts_as=name,

@@ -23,6 +23,7 @@ from storage import (
     routes,
     use_cases,
 )
+from storage.api_keys import format_key
 from storage.clock import now
 from storage.database import Connection, Database
 from storage.ids import new_id
@@ -54,7 +55,7 @@ class Seeded:
 
 def key(scope: str) -> str:
     """The seeded key of a scope, as it is sent."""
-    return identities.format_key(f"seed-{scope}", SECRET)
+    return format_key(f"seed-{scope}", SECRET)
 
 
 async def seed(database: Database, policy: Policy) -> Seeded:

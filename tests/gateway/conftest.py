@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
-import socket
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
@@ -16,11 +15,12 @@ from typing import Any
 import httpx
 import openai
 import pytest
-import uvicorn
 from sqlalchemy import text
 
-from gateway.app import Gateway, create_app, server_config
+from gateway.app import Gateway
+from gateway.server import Limits, Server, bind
 from gateway.settings import GatewayConfig, ProviderConfig
+from gateway.sidecar.in_process import InProcessSidecar
 from storage import deployments, identities, routes, use_cases
 from storage.database import Database
 from storage.vocabulary import Arm, AssignmentUnit, Risk
@@ -28,6 +28,7 @@ from tests.gateway.fake_upstream import FakeUpstream
 
 USE_CASE = "story-teller"
 SECRET = "0123456789abcdef" * 3
+PSEUDONYM_KEY = b"of the tests"
 
 
 async def until(condition: Callable[[], Awaitable[Any]], seconds: float = 10.0) -> Any:
@@ -91,7 +92,7 @@ class Fleet:
     async def key(self, key_id: str = "app", scopes: tuple[str, ...] = (), **more: Any) -> str:
         async with self.db.transaction() as connection:
             return await identities.ensure_key(
-                connection, key_id=key_id, secret=SECRET, name=key_id, scopes=("infer", *scopes), **more
+                connection, key_id=key_id, secret=SECRET, name=key_id, scopes=("infer", "inspect", *scopes), **more
             )
 
     async def rows(self, where: str = "true") -> list[dict[str, Any]]:
@@ -112,6 +113,7 @@ class Running:
     """A gateway that answers on a socket."""
 
     app: Gateway
+    server: Server
     base_url: str
     token: str
     http: httpx.AsyncClient
@@ -133,7 +135,7 @@ class Running:
 
     async def serves(self, version: int) -> None:
         async def applied() -> bool:
-            snapshot = self.app._table.snapshot
+            snapshot = self.app.services.table.snapshot
             return snapshot is not None and snapshot.version >= version
 
         await until(applied)
@@ -141,7 +143,12 @@ class Running:
 
 def config_for(spool: Path, providers: dict[str, ProviderConfig], **more: Any) -> GatewayConfig:
     return GatewayConfig(
-        gateway_id="gw-test", spool_dir=spool, providers=providers, flush_seconds=0.05, **more
+        gateway_id="gw-test",
+        spool_dir=spool,
+        providers=providers,
+        flush_seconds=0.05,
+        pseudonym_key=PSEUDONYM_KEY,
+        **more,
     )
 
 
@@ -153,23 +160,21 @@ def lab(base_url: str, name: str = "lab", **more: Any) -> ProviderConfig:
 
 
 @contextlib.asynccontextmanager
-async def serving(config: GatewayConfig, database: Database, token: str) -> AsyncIterator[Running]:
-    app = create_app(config, database)
-    server = uvicorn.Server(server_config(app, dataclasses.replace(config, drain_seconds=5)))
-    listener = socket.create_server(("127.0.0.1", 0))
+async def serving(
+    config: GatewayConfig, database: Database, token: str, limits: Limits | None = None
+) -> AsyncIterator[Running]:
+    app = Gateway(config, InProcessSidecar(database))
+    await app.start()
+    server = Server(app, limits)
+    listener = bind("127.0.0.1", 0)
+    await server.listen(listener)
     base_url = f"http://127.0.0.1:{listener.getsockname()[1]}"
-    task = asyncio.ensure_future(server.serve(sockets=[listener]))
-
-    async def started() -> bool:
-        return server.started or task.done()
-
-    await until(started)
     async with httpx.AsyncClient(base_url=base_url, timeout=20) as http:
         try:
-            yield Running(app, base_url, token, http)
+            yield Running(app, server, base_url, token, http)
         finally:
-            server.should_exit = True
-            await task
+            await server.stop(5)
+            await app.stop()
             listener.close()
 
 

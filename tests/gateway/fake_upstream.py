@@ -96,7 +96,7 @@ class FakeUpstream:
                 return "close"
             case "flaky" if self._flaky == 0:
                 self._flaky += 1
-                return _error(writer, 503)
+                return _error(writer, 503, b"")
             case "status":
                 return _error(writer, int(argument))
             case "html":
@@ -213,8 +213,8 @@ def _write(writer: asyncio.StreamWriter, body: bytes, extra: str = "") -> str:
     return "keep"
 
 
-def _error(writer: asyncio.StreamWriter, status: int) -> str:
+def _error(writer: asyncio.StreamWriter, status: int, more: bytes = b"retry-after: 7\r\n") -> str:
     body = json.dumps({"error": {"message": f"upstream says {status}", "type": "t", "code": "c"}}).encode()
-    head = f"HTTP/1.1 {status} No\r\nretry-after: 7\r\ncontent-length: {len(body)}\r\n\r\n"
-    writer.write(head.encode() + body)
+    head = f"HTTP/1.1 {status} No\r\ncontent-length: {len(body)}\r\n".encode()
+    writer.write(head + more + b"\r\n" + body)
     return "keep"

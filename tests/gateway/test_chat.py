@@ -9,8 +9,9 @@ import openai
 import pytest
 
 from storage import identities
+from storage.pseudonyms import pseudonym
 from storage.vocabulary import AssignmentUnit
-from tests.gateway.conftest import USE_CASE, Fleet, Running, until
+from tests.gateway.conftest import PSEUDONYM_KEY, USE_CASE, Fleet, Running, until
 from tests.gateway.fake_upstream import FakeUpstream
 
 MESSAGES: Any = [{"role": "user", "content": "tell me of the sea"}]
@@ -39,7 +40,7 @@ async def test_a_plain_answer_names_the_use_case_and_who_answered(gateway: Runni
         "status": "ok",
         "arm": "stable",
         "unit": "c1",
-        "user_id": "u1",
+        "user_id": pseudonym(PSEUDONYM_KEY, "u1"),
         "conversation_id": "c1",
         "key_id": "app",
         "weight": 0.0,
@@ -162,11 +163,11 @@ async def test_units_fall_back_to_user_and_request(gateway: Running, fleet: Flee
     await create(model=USE_CASE, messages=MESSAGES, user="u1")
     await create(model=USE_CASE, messages=MESSAGES)
     rows = await until(lambda: _rows(fleet, 2))
-    assert [row["unit"] for row in rows] == ["u1", rows[1]["id"]]
+    assert [row["unit"] for row in rows] == [pseudonym(PSEUDONYM_KEY, "u1"), rows[1]["id"]]
     release = await fleet.release("echo")
     await gateway.serves(await fleet.route(release, unit=AssignmentUnit.USER))
     await create(model=USE_CASE, messages=MESSAGES, safety_identifier="s1", metadata={"conversation_id": "c"})
-    assert (await until(lambda: _rows(fleet, 3)))[2]["unit"] == "s1"
+    assert (await until(lambda: _rows(fleet, 3)))[2]["unit"] == pseudonym(PSEUDONYM_KEY, "s1")
 
 
 async def _rows(fleet: Fleet, count: int) -> list[dict[str, Any]]:
@@ -228,7 +229,8 @@ async def test_shadow_copies_are_bounded_and_the_rest_counted(gateway: Running, 
     await gateway.serves(await fleet.route(stable, shadow=(shadow, 1.0)))
     for _ in range(10):
         await gateway.client().chat.completions.create(model=USE_CASE, messages=MESSAGES)
-    assert "meta_agent_shadow_dropped_total 2" in (await gateway.http.get("/metrics")).text
+    dropped = f'meta_agent_shadow_dropped_total{{use_case="{USE_CASE}",reason="no_room"}} 2'
+    assert dropped in (await gateway.http.get("/metrics")).text
 
 
 async def test_feedback_reaches_the_interaction(gateway: Running, fleet: Fleet) -> None:
@@ -252,7 +254,7 @@ async def test_feedback_reaches_the_interaction(gateway: Running, fleet: Fleet) 
     for body in ({}, {"interaction_id": "int_x", "name": "thumb", "value": 1}):
         refused = await gateway.http.post("/v1/feedback", json=body, headers=headers)
         assert refused.status_code == 400
-        assert refused.json()["error"]["param"] == "interaction_id"
+        assert refused.json()["error"]["param"] == "response_id"
 
 
 async def test_a_key_of_the_control_plane_calls_no_model(gateway: Running, fleet: Fleet) -> None:

@@ -88,7 +88,7 @@ async def test_bad_keys(gateway: Running, fleet: Fleet, authorization: str | Non
 
 
 async def test_wrong_paths_and_methods(gateway: Running) -> None:
-    assert (await gateway.http.post("/v1/embeddings")).status_code == 404
+    assert (await gateway.http.post("/v1/images")).status_code == 404
     response = await gateway.http.get("/v1/chat/completions")
     assert response.status_code == 405
     assert "POST" in error_of(response)["message"]

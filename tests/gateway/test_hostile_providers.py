@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from gateway.answer_guard import SAFE_SENTENCE
-from gateway.http_server import LimitedHttp
+from gateway.server import Limits
 from tests.gateway.conftest import USE_CASE, Fleet, Running, config_for, lab, serving
 from tests.gateway.raw_upstream import HEAD, RawUpstream, event, message, plain, stream
 
@@ -172,7 +172,7 @@ async def test_connections_are_limited(gateway: Running, raw: RawUpstream) -> No
 async def test_a_client_that_does_not_read_makes_the_provider_wait_and_is_dropped(
     fleet: Fleet, raw: RawUpstream, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(LimitedHttp, "stall_seconds", 1.0)
+    monkeypatch.setattr(Limits, "stall_seconds", 1.0)
     raw.answer = stream(event({"content": "x" * 4000}) * 7000)
     token = await fleet.key()
     config = config_for(tmp_path / "spool", {"lab": lab(raw.base_url, idle_seconds=20.0)})

@@ -91,7 +91,7 @@ async def test_the_keys_that_are_written_are_valid(db: Database, tmp_path: Path)
         worker = await identities.find_key(connection, worker_key(settings))
         found = await identities.find_key(connection, operator)
     assert worker is not None
-    assert worker.scopes == ["evaluate", "infer", "pin"]
+    assert worker.scopes == ["evaluate", "infer", "inspect", "pin"]
     assert found is not None
     assert found.acts_as == "admin"
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import psycopg
+from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
 from sqlalchemy import create_engine, text
 from sqlalchemy.pool import NullPool
 
 from storage.database import sqlalchemy_url
-from storage.migrate import migrate, pending
+from storage.migrate import configuration, migrate, pending
 from storage.tables import metadata
 
 TRIGGERS = """
@@ -47,3 +48,33 @@ def test_migrating_twice_changes_nothing(db_url: str) -> None:
     assert pending(db_url) == []
     migrate(db_url)
     assert pending(db_url) == []
+
+
+def test_new_columns_rewrite_no_table_that_grows(db_url: str) -> None:
+    with psycopg.connect(db_url, autocommit=True) as connection:
+        connection.execute("drop schema public cascade")
+        connection.execute("create schema public")
+    engine = create_engine(sqlalchemy_url(db_url), poolclass=NullPool)
+    with engine.connect() as connection:
+        command.upgrade(configuration(connection), "0001_pre")
+        connection.execute(
+            text(
+                "insert into interactions (id, at, kind, use_case, status)"
+                " values ('int_1', now(), 'live', 'story', 'ok')"
+            )
+        )
+        connection.commit()
+    engine.dispose()
+    before = _files(db_url)
+    migrate(db_url)
+    assert _files(db_url) == before
+    with psycopg.connect(db_url) as connection:
+        assert connection.execute("select id, control from interactions").fetchall() == [("int_1", None)]
+
+
+def _files(url: str) -> list[tuple[object, ...]]:
+    """Where the tables lie that existed before: a table that is rewritten lies somewhere else."""
+    names = "'interactions', 'feedback', 'releases', 'use_cases', 'api_keys', 'evaluation_cases'"
+    query = f"select relname, pg_relation_filenode(oid) from pg_class where relname in ({names}) order by 1"
+    with psycopg.connect(url) as connection:
+        return connection.execute(query).fetchall()

@@ -1,7 +1,8 @@
-"""Answers a chat completion piece by piece, and never restarts what a reader has begun to read."""
+"""Answers piece by piece, and never restarts what a reader has begun to read."""
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import logging
 import time
@@ -9,17 +10,22 @@ from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 from typing import Any
 
-from gateway import sse
-from gateway.asgi import ClientWatch, Send
 from gateway.errors import InvalidAnswerError, UpstreamError, internal
 from gateway.exchange import Exchange, broken, failure
-from gateway.interaction import Outcome
-from gateway.provider import Provider
+from gateway.interaction import Bill, Outcome
+from gateway.provider import Provider, Terms
+from gateway.server import Reply
 from storage.vocabulary import InteractionStatus
 
 _log = logging.getLogger(__name__)
 
 Chunks = AsyncGenerator[list[dict[str, Any]], None]
+
+_HEADERS = [
+    (b"content-type", b"text/event-stream; charset=utf-8"),
+    (b"cache-control", b"no-cache"),
+    (b"x-accel-buffering", b"no"),
+]
 
 
 @dataclass(slots=True)
@@ -31,25 +37,24 @@ class _Opened:
     waited_seconds: float
 
 
-async def reply(exchange: Exchange, send: Send, watch: ClientWatch) -> None:
+async def answer(exchange: Exchange, reply: Reply) -> None:
     """Ask, then forward what the guard lets pass. Raises ``UpstreamError`` while nothing was sent."""
     opened = await exchange.ask(_open)
     stream = _Stream(exchange, opened)
     try:
-        await stream.forward(send, watch)
-    except BaseException:
+        await stream.forward(reply)
+    except BaseException as error:
         # The client went away, or we broke: the provider should stop, and the log keep what was read.
         with contextlib.suppress(UpstreamError):
             await opened.rest.aclose()
-        if watch.gone:
-            exchange.record(stream.cancelled())
-            watch.answered = True
+        if isinstance(error, asyncio.CancelledError) and exchange.status is None:
+            stream.cancel()
         raise
 
 
-async def _open(provider: Provider, request: dict[str, Any]) -> _Opened:
+async def _open(provider: Provider, request: dict[str, Any], terms: Terms) -> _Opened:
     started = time.perf_counter()
-    rest = provider.stream(request)
+    rest = provider.stream(request, terms)
     first = await anext(rest, None)
     if first is None:
         raise InvalidAnswerError("the stream held nothing")
@@ -63,100 +68,93 @@ class _Stream:
         self._exchange = exchange
         self._opened = opened
         self._guard = exchange.guard
-        chat = exchange.call.chat
-        assert chat is not None
-        self._model = chat.model
-        self._id = f"chatcmpl-{exchange.call.id}"
-        self._wants_usage = chat.wants_usage
+        self._writer = exchange.surface.writer(exchange.asked)
         self._usage: dict[str, Any] | None = None
         self._last: dict[str, Any] = {}
         self._ttft = exchange.call.elapsed
         self._overhead = self._ttft - opened.waited_seconds - exchange.call.lost_seconds
 
-    async def forward(self, send: Send, watch: ClientWatch) -> None:
+    async def forward(self, reply: Reply) -> None:
         """Send the whole stream. Its row is written before its last piece leaves."""
-        await send({"type": "http.response.start", "status": 200, "headers": self._headers()})
+        reply.start(200, [*_HEADERS, *self._exchange.headers(self._overhead)])
         try:
-            end = await self._forward_chunks(send)
+            end = await self._forward_chunks(reply)
         except UpstreamError as error:
             told = self._exchange.told(error)
-            outcome = failure(self._exchange.call, error, told, self._guard.text)
-            outcome.findings = self._guard.findings
+            outcome = failure(self._exchange.call, error, told, self._guard)
             self._finish(outcome)
-            end = sse.event(told.as_dict()) + sse.DONE
+            end = self._writer.fail(told)
         except Exception as error:
             _log.exception("streaming %s failed", self._exchange.call.id)
             self._finish(broken(self._exchange.call, error))
-            end = sse.event(internal(self._exchange.call.id).as_dict()) + sse.DONE
+            end = self._writer.fail(internal(self._exchange.call.id))
         else:
-            status = InteractionStatus.BLOCKED if self._guard.blocked else InteractionStatus.OK
-            self._finish(self._outcome(status, self._guard.finish_reason))
-        watch.answered = True
-        await send({"type": "http.response.body", "body": end})
+            blocked = self._guard.blocked is not None
+            status = InteractionStatus.BLOCKED if blocked else InteractionStatus.OK
+            cost = self._finish(self._outcome(status, self._guard.finish_reason))
+            end += self._exchange.closing_comment(cost) + self._writer.end()
+        reply.finish(end)
 
-    async def _forward_chunks(self, send: Send) -> bytes:
+    async def _forward_chunks(self, reply: Reply) -> bytes:
+        """Forward all but what is said last."""
         chunks: list[dict[str, Any]] | None = self._opened.first
+        rest = self._opened.rest
         while chunks is not None:
-            body = b"".join(self._pass(chunk) for chunk in chunks if self._guard.blocked is None)
+            body = b"".join([self._pass(chunk) for chunk in chunks if self._guard.blocked is None])
             if self._guard.blocked is not None:
                 return body + await self._stop()
             if body:
-                await send({"type": "http.response.body", "body": body, "more_body": True})
-            chunks = await anext(self._opened.rest, None)
-        held = b"".join(sse.event(chunk) for chunk in self._guard.flush_all(self._last))
+                reply.write(body)
+                if reply.stalls:
+                    await reply.drain()
+            chunks = await anext(rest, None)
+        held = self._write(self._guard.flush_all(self._last))
         if self._guard.blocked is not None:
             return held + await self._stop()
-        return held + sse.DONE
+        return held
 
     def _pass(self, chunk: dict[str, Any]) -> bytes:
         """The bytes to forward for one chunk."""
-        usage = chunk.get("usage") if self._wants_usage else chunk.pop("usage", None)
+        usage = chunk.get("usage")
         if isinstance(usage, dict):
             self._usage = usage
-            if not self._wants_usage and not chunk.get("choices"):
-                return b""  # the chunk that only we asked for
-        chunk["id"] = self._id
-        chunk["model"] = self._model
         self._last = chunk
         passed = self._guard.check_chunk(chunk)
         if self._guard.blocked is not None:
             # The chunk may end the choice, and the closing chunk does that.
             for choice in chunk["choices"]:
                 choice["finish_reason"] = None
-        return b"".join(map(sse.event, passed))
+        return self._write(passed)
+
+    def _write(self, chunks: list[dict[str, Any]]) -> bytes:
+        if len(chunks) == 1:
+            return self._writer.chunk(chunks[0])
+        return b"".join(map(self._writer.chunk, chunks))
 
     async def _stop(self) -> bytes:
         """End a blocked stream: the provider stops, the client learns why."""
         self._guard.finish_reason = "content_filter"
         with contextlib.suppress(UpstreamError):
             await self._opened.rest.aclose()
-        return sse.event(self._guard.closing_chunk(self._last)) + sse.DONE
+        return self._writer.chunk(self._guard.closing_chunk(self._last))
 
-    def cancelled(self) -> Outcome:
-        """How the stream ended for a client that went away."""
-        return self._outcome(InteractionStatus.CANCELLED, None)
+    def cancel(self) -> None:
+        """Log a stream whose client went away."""
+        self._finish(self._outcome(InteractionStatus.CANCELLED, None))
 
     def _outcome(self, status: InteractionStatus, finish_reason: str | None) -> Outcome:
         return Outcome(
             status=status,
             http_status=200,
             text=self._guard.text,
+            characters=self._guard.characters,
             finish_reason=finish_reason,
             usage=self._usage,
             findings=self._guard.findings,
             latency_seconds=self._exchange.call.elapsed,
         )
 
-    def _finish(self, outcome: Outcome) -> None:
+    def _finish(self, outcome: Outcome) -> Bill | None:
         outcome.ttft_seconds = self._ttft
         outcome.overhead_seconds = self._overhead
-        self._exchange.record(outcome)
-
-    def _headers(self) -> list[tuple[bytes, bytes]]:
-        return [
-            (b"content-type", b"text/event-stream; charset=utf-8"),
-            (b"cache-control", b"no-cache"),
-            (b"x-accel-buffering", b"no"),
-            *self._exchange.headers(),
-            (b"x-meta-agent-overhead-ms", b"%.3f" % (max(0.0, self._overhead) * 1000)),
-        ]
+        return self._exchange.record(outcome)

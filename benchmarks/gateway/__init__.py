@@ -1,0 +1,1 @@
+"""What the gateway costs, beside its peers in one run; ``python -m benchmarks.gateway --help``."""

@@ -1,0 +1,81 @@
+"""POST /v1/route: the choice without the call, for an orchestration service that calls the model itself.
+
+It is told whom to call and with what; never a provider's key. The ticket stands for the interaction:
+feedback on it says later how the call went.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+from typing import Any
+
+import orjson
+
+from gateway.admission import choose_use_case, draw, note_people, pin, take_allowance
+from gateway.chat_request import parse_body
+from gateway.errors import ApiError
+from gateway.interaction import Call, Outcome, Target
+from gateway.keys import ROUTE
+from gateway.replies import send_error, send_json
+from gateway.server import Reply, Request
+from gateway.services import Services
+from gateway.tracing import trace_of
+from storage.vocabulary import InteractionKind, InteractionStatus
+
+_VALID = timedelta(seconds=60)
+
+
+class RouteEndpoint:
+    """The handler; one for the life of the process."""
+
+    def __init__(self, services: Services) -> None:
+        self._services = services
+
+    async def __call__(self, request: Request, reply: Reply) -> None:
+        """Draw, log that the caller took the route, and say who was drawn."""
+        call = Call(key=request.admitted, surface="route", kind=InteractionKind.ROUTED)
+        headers = [(b"x-request-id", call.id.encode())]
+        try:
+            target = self._draw(call, request)
+        except ApiError as error:
+            self._services.metrics.count_refusal(error.code or str(error.status))
+            send_error(reply, error, headers)
+            return
+        taken = Outcome(InteractionStatus.HANDED_OVER, 200, latency_seconds=call.elapsed)
+        taken.overhead_seconds = taken.latency_seconds
+        self._services.record(call, target, taken)
+        if call.ticket is not None:
+            headers += self._services.limiter.headers(call.ticket)
+            call.settle(self._services.time(), None)
+        send_json(reply, 200, orjson.dumps(self._route(call, target)), headers)
+
+    def _draw(self, call: Call, request: Request) -> Target:
+        services = self._services
+        snapshot = services.snapshot()
+        call.body = parse_body(request.body)
+        release = choose_use_case(call, call.body, snapshot, ROUTE, "take a route")
+        note_people(call, call.body)
+        call.trace = trace_of(request.headers.get(b"traceparent"), begin=services.config.traces)
+        target = pin(call, snapshot, release, None) if release is not None else draw(call, snapshot)
+        take_allowance(call, services.limiter, services.time(), 0)
+        return target
+
+    def _route(self, call: Call, target: Target) -> dict[str, Any]:
+        deployment = target.deployment
+        provider = self._services.config.providers.get(deployment.provider)
+        expires: datetime = call.at + _VALID
+        return {
+            "object": "route",
+            "ticket": call.id,
+            "use_case": call.use_case,
+            "release": target.release_id,
+            "deployment": deployment.id,
+            "variant": target.variant,
+            "provider": deployment.provider,
+            "kind": provider.kind if provider else None,
+            "base_url": (provider.base_url or None) if provider else None,
+            "model": deployment.model,
+            "parameters": deployment.parameters,
+            "system_prompt": deployment.system_prompt,
+            "expires_at": expires.isoformat(),
+        }

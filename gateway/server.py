@@ -1,0 +1,516 @@
+"""The HTTP/1.1 server: connections of clients, their requests one after the other, and their limits.
+
+A protocol on the event loop and nothing between it and the handlers: a framework would cost more CPU
+per request than all that the gateway does with it (``docs/decisions/``). The grammar is llhttp's, which
+refuses what could be read in two ways. Knows no path and no key.
+
+A client may take only so long to send a request or to take an answer, and a head may be only so large;
+without that anybody could fill memory and sockets with requests that never end, and needs no key for it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import socket
+from collections import deque
+from email.utils import formatdate
+from http import HTTPStatus
+from typing import Any, Protocol
+
+import httptools
+
+from gateway.errors import ApiError
+from storage.clock import now
+
+_log = logging.getLogger(__name__)
+
+Header = tuple[bytes, bytes]
+
+_HEAD_BYTES = 64 * 1024
+_PIPELINED = 16  #: requests that may wait on one connection before it is not read any more
+_DISCARD_BYTES = 1024 * 1024  #: of a refused request's body that are read so that its connection can go on
+_LINGER_SECONDS = 2.0  #: a client that is still sending must get the chance to see why it is refused
+_SWEEP_SECONDS = 0.25
+_STATUS_LINES = {each.value: f"HTTP/1.1 {each.value} {each.phrase}\r\n".encode() for each in HTTPStatus}
+#: Whoever sends these twice wants two readers to see two different requests.
+_SINGLE = frozenset({b"host", b"authorization", b"x-api-key", b"content-length", b"content-type"})
+
+
+class Request:
+    """One request, as far as it has been read."""
+
+    __slots__ = ("admitted", "body", "headers", "method", "path", "query")
+
+    def __init__(self, method: bytes, target: bytes, headers: dict[bytes, bytes]) -> None:
+        self.method = method
+        path, _, query = target.partition(b"?")
+        self.path = path.decode("latin-1")
+        self.query = query
+        self.headers = headers  #: names in lower case
+        self.body = b""
+        self.admitted: Any = None  #: what the application found when it saw the head
+
+
+class Application(Protocol):
+    """What the server serves."""
+
+    def admit(self, request: Request) -> int:
+        """Look at a request's head; the bytes that its body may have. Raises ``ApiError``."""
+        ...
+
+    async def answer(self, request: Request, reply: Reply) -> None:
+        """Answer a whole request, whatever it holds."""
+        ...
+
+    async def refuse(self, request: Request, reply: Reply, error: ApiError) -> None:
+        """Answer a request whose body is not wanted."""
+        ...
+
+
+class Limits:
+    """How long and how large; one object for all connections."""
+
+    head_bytes = _HEAD_BYTES
+    request_seconds = 60.0  #: from the first byte of a request to its last
+    stall_seconds = 60.0  #: without a client taking anything of an answer that waits for it
+    idle_seconds = 75.0  #: between two requests
+
+
+class Reply:
+    """The answer to one request: sent whole, or started, written and finished."""
+
+    __slots__ = ("_chunked", "_connection", "_head", "_head_only", "_keep", "finished", "gone", "started")
+
+    def __init__(self, connection: Connection, *, keep: bool, head_only: bool, chunked: bool) -> None:
+        self._connection = connection
+        self._keep = keep
+        self._head_only = head_only
+        self._chunked = chunked
+        self._head = b""
+        self.started = False
+        self.finished = False
+        self.gone = False  #: the client went away before the answer was whole
+
+    def send(self, status: int, headers: list[Header], body: bytes) -> None:
+        """A whole answer."""
+        self.started = True
+        head = self._make_head(status, headers) + b"content-length: %d\r\n\r\n" % len(body)
+        self._end(head if self._head_only else head + body)
+
+    def start(self, status: int, headers: list[Header]) -> None:
+        """The head of an answer in pieces. It leaves with the first piece."""
+        self.started = True
+        framing = b"transfer-encoding: chunked\r\n\r\n" if self._chunked else b"\r\n"
+        self._keep = self._keep and self._chunked
+        self._head = self._make_head(status, headers) + framing
+
+    def write(self, data: bytes) -> None:
+        """A piece. May be empty: then whatever waits is sent."""
+        piece = b"%x\r\n%b\r\n" % (len(data), data) if self._chunked and data else data
+        if self._head:
+            piece, self._head = self._head + piece, b""
+        if piece:
+            self._connection.write(piece)
+
+    def finish(self, data: bytes = b"") -> None:
+        """The last piece, and the end."""
+        last = b"%x\r\n%b\r\n0\r\n\r\n" % (len(data), data) if data else b"0\r\n\r\n"
+        head, self._head = self._head, b""
+        self._end(head + (last if self._chunked else data))
+
+    def break_off(self) -> None:
+        """Close the connection in the middle of an answer that cannot be finished."""
+        self.finished = True
+        self._connection.abort()
+
+    @property
+    def stalls(self) -> bool:
+        """Whether the client takes less than it is sent: wait for :meth:`drain` before more."""
+        return self._connection.write_paused
+
+    async def drain(self) -> None:
+        """Until the client takes more."""
+        await self._connection.drain()
+
+    def _end(self, data: bytes) -> None:
+        if not self.finished:
+            self.finished = True
+            self._connection.end(data, keep=self._keep)
+
+    def _make_head(self, status: int, headers: list[Header]) -> bytes:
+        keep = b"" if self._keep else b"connection: close\r\n"
+        lines = b"".join([b"%b: %b\r\n" % pair for pair in headers])
+        if lines.count(b"\n") != len(headers) or lines.count(b"\r") != len(headers):
+            raise ValueError("a header's value holds a line break")
+        return b"%b%bdate: %b\r\n%b" % (_STATUS_LINES[status], lines, self._connection.server.date, keep)
+
+
+class Connection(asyncio.Protocol):
+    """One connection of a client."""
+
+    def __init__(self, server: Server) -> None:
+        self.server = server
+        self._app = server.app
+        self._limits = server.limits
+        self._transport: asyncio.Transport | None = None
+        self._parser = httptools.HttpRequestParser(self)
+        self._waiting: deque[tuple[Request, Reply, ApiError | None]] = deque()
+        self._reply: Reply | None = None  #: of the request being answered
+        self._task: asyncio.Task[None] | None = None
+        self._closing = False
+        self._reading_paused = False
+        self.write_paused = False
+        self._drained: asyncio.Future[None] | None = None
+        self.deadline = 0.0  #: when the sweeper may give up on it; 0: never
+        self._head_size = 0  # bytes of the head that is being read
+        self._reset()
+
+    def _reset(self) -> None:
+        self._target = b""
+        self._headers: dict[bytes, bytes] = {}
+        self._in_head = True
+        self._request: Request | None = None
+        self._refusal: ApiError | None = None
+        self._pieces: list[bytes] = []
+        self._size = 0
+        self._body_limit = 0
+        self._raw_left = 0
+
+    # -- asyncio.Protocol
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = transport  # type: ignore[assignment]  # TCP
+        self.server.connections.add(self)
+        self.deadline = self.server.time() + self._limits.request_seconds
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._transport = None
+        self.server.forget(self)
+        self._waiting.clear()
+        if self._drained is not None and not self._drained.done():
+            self._drained.set_result(None)
+        if self._reply is not None and not self._reply.finished:
+            self._reply.gone = True
+            if self._task is not None:
+                self._task.cancel()
+
+    def data_received(self, data: bytes) -> None:
+        if self._closing:
+            return
+        if self._in_head:
+            self._head_size += len(data)
+        if self._raw_left:
+            self._read_raw(data)
+            return
+        try:
+            self._parser.feed_data(data)
+        except httptools.HttpParserUpgrade as stop:
+            self._go_on_in_http(data[stop.args[0] :])
+        except httptools.HttpParserError:
+            self._turn_away(400)
+        if self._in_head and self._head_size > self._limits.head_bytes:
+            self._turn_away(431)
+
+    # -- offers of another protocol (h2c by Java's client): not taken up, the request is answered in HTTP/1.1
+
+    def _go_on_in_http(self, rest: bytes) -> None:
+        """The parser stops at such an offer, before the body; a connection that made one is closed after."""
+        if self._request is None or b"transfer-encoding" in self._headers:
+            self._turn_away(400)
+            return
+        self._raw_left = int(self._headers.get(b"content-length", b"0"))
+        if self._raw_left:
+            self._read_raw(rest)
+        else:
+            self._complete(keep=False)
+
+    def _read_raw(self, data: bytes) -> None:
+        piece = data[: self._raw_left]
+        self._raw_left -= len(piece)
+        if piece:
+            self.on_body(piece)
+        if not self._raw_left:
+            self._complete(keep=False)
+            self._closing = True
+
+    def pause_writing(self) -> None:
+        self.write_paused = True
+        self.deadline = self.server.time() + self._limits.stall_seconds
+
+    def resume_writing(self) -> None:
+        self.write_paused = False
+        self.deadline = 0.0
+        if self._drained is not None and not self._drained.done():
+            self._drained.set_result(None)
+
+    # -- httptools
+
+    def on_message_begin(self) -> None:
+        self._reset()
+        if self._reply is None:
+            self.deadline = self.server.time() + self._limits.request_seconds
+
+    def on_url(self, url: bytes) -> None:
+        self._target += url
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if not self._in_head:
+            return  # trailers: read by nobody, so kept by nobody
+        name = name.lower()
+        if name in self._headers and name in _SINGLE:
+            raise ValueError("a header that may be there once only")
+        self._headers[name] = value
+
+    def on_headers_complete(self) -> None:
+        self._in_head = False
+        parser = self._parser
+        if parser.get_http_version() == "1.1" and b"host" not in self._headers:
+            raise ValueError("HTTP/1.1 without a host")
+        request = self._request = Request(parser.get_method(), self._target, self._headers)
+        try:
+            self._body_limit = self._app.admit(request)
+            announced = self._headers.get(b"content-length")
+            if announced is not None and int(announced) > self._body_limit:
+                self._refusal = too_large(self._body_limit)
+        except ApiError as error:
+            self._refusal = error
+        expects = self._headers.get(b"expect", b"").lower() == b"100-continue"
+        if self._refusal is not None:
+            announced_size = int(self._headers.get(b"content-length", b"0"))
+            if expects or announced_size > _DISCARD_BYTES:
+                self._refuse_now()
+        elif expects and self._transport is not None:
+            self._transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+
+    def on_body(self, body: bytes) -> None:
+        if self._closing:
+            return
+        self._size += len(body)
+        if self._refusal is not None:
+            if self._size > _DISCARD_BYTES:
+                self._refuse_now()
+            return
+        if self._size > self._body_limit:
+            self._pieces.clear()
+            self._refusal = too_large(self._body_limit)
+            return
+        self._pieces.append(body)
+
+    def on_message_complete(self) -> None:
+        if not self._parser.should_upgrade():
+            self._complete(keep=self._parser.should_keep_alive())
+
+    def _complete(self, *, keep: bool) -> None:
+        request = self._request
+        if request is None or self._closing:
+            return
+        pieces = self._pieces
+        request.body = pieces[0] if len(pieces) == 1 else b"".join(pieces)
+        self._request, self._in_head, self._head_size = None, True, 0
+        self._take(request, self._refusal, keep=keep)
+
+    # -- requests, one after the other
+
+    def _refuse_now(self) -> None:
+        """Answer before the body is read; the connection cannot be used again."""
+        request, error = self._request, self._refusal
+        if request is not None and error is not None:
+            self._closing = True
+            self._take(request, error, keep=False)
+
+    def _take(self, request: Request, refusal: ApiError | None, *, keep: bool) -> None:
+        version_11 = self._parser.get_http_version() == "1.1"
+        keep = keep and not self.server.draining
+        reply = Reply(self, keep=keep, head_only=request.method == b"HEAD", chunked=version_11)
+        if self._reply is not None:
+            self._waiting.append((request, reply, refusal))
+            if len(self._waiting) >= _PIPELINED and self._transport is not None:
+                self._reading_paused = True
+                self._transport.pause_reading()
+            return
+        self._begin(request, reply, refusal)
+
+    def _begin(self, request: Request, reply: Reply, refusal: ApiError | None) -> None:
+        self._reply = reply
+        self.deadline = 0.0
+        if refusal is None:
+            work = self._app.answer(request, reply)
+        else:
+            work = self._app.refuse(request, reply, refusal)
+        task = self._task = self.server.loop.create_task(work)
+        task.add_done_callback(self._answered)
+
+    def _answered(self, task: asyncio.Task[None]) -> None:
+        reply = self._reply
+        if not task.cancelled() and task.exception() is not None:
+            _log.error("a handler failed", exc_info=task.exception())
+            self.abort()
+        elif reply is not None and not reply.finished:
+            self.abort()
+        self._reply = self._task = None
+        if self._waiting and self._transport is not None:
+            self._begin(*self._waiting.popleft())
+            if self._reading_paused:
+                self._reading_paused = False
+                self._transport.resume_reading()
+
+    def write(self, data: bytes) -> None:
+        """Send more of the answer under way."""
+        if self._transport is not None:
+            self._transport.write(data)
+
+    def end(self, data: bytes, *, keep: bool) -> None:
+        """Send the end of an answer."""
+        transport = self._transport
+        if transport is None:
+            return
+        transport.write(data)
+        goes_on = self._waiting or not self._closing
+        if keep and goes_on and not self.server.draining:
+            self.deadline = self.server.time() + self._limits.idle_seconds
+            return
+        self._waiting.clear()
+        if self._request is not None:  # it is still sending what nobody reads
+            self._closing = True
+            self.deadline = self.server.time() + _LINGER_SECONDS
+            with contextlib.suppress(OSError, NotImplementedError):
+                transport.write_eof()
+        else:
+            self._close()
+
+    async def drain(self) -> None:
+        """Until the client takes more of the answer."""
+        while self.write_paused and self._transport is not None:
+            self._drained = self.server.loop.create_future()
+            try:
+                await self._drained
+            finally:
+                self._drained = None
+
+    def abort(self) -> None:
+        """Drop the connection."""
+        self._closing = True
+        if self._transport is not None:
+            self._transport.abort()
+
+    def _close(self) -> None:
+        """Close once what was written has been taken; a client that takes nothing is dropped."""
+        self._closing = True
+        self.deadline = self.server.time() + self._limits.stall_seconds
+        if self._transport is not None:
+            self._transport.close()
+
+    def _turn_away(self, status: int) -> None:
+        """Refuse what is no request, where there is a place for a refusal, and close."""
+        if self._transport is None or self._closing:
+            return
+        self._closing = True
+        if self._reply is None:
+            line = _STATUS_LINES[status]
+            self._transport.write(line + b"content-length: 0\r\nconnection: close\r\n\r\n")
+            self._close()
+        # An answer is under way: it ends, and the connection with it.
+
+    def expire(self) -> None:
+        """Called by the sweeper when the deadline has passed."""
+        self.deadline = 0.0
+        if self.write_paused or self._closing:
+            self.abort()
+        elif self._reply is None and (self._head_size or not self._in_head):
+            self._turn_away(408)
+        elif self._reply is None and self._transport is not None:
+            self._transport.close()
+
+    def close_if_idle(self) -> None:
+        """The server stops: nothing new is taken."""
+        if self._reply is None and self._transport is not None:
+            self._transport.close()
+
+    def cancel(self) -> None:
+        """The server stops for good."""
+        if self._task is not None:
+            self._task.cancel()
+        self.abort()
+
+
+class Server:
+    """The listening socket, its connections, and the clock that watches over them."""
+
+    def __init__(self, app: Application, limits: Limits | None = None) -> None:
+        self.app = app
+        self.limits = limits or Limits()
+        self.loop = asyncio.get_running_loop()
+        self.time = self.loop.time
+        self.connections: set[Connection] = set()
+        self.draining = False
+        self.date = _http_date()
+        self._listeners: list[asyncio.Server] = []
+        self._sweeper: asyncio.TimerHandle | None = None
+        self._fewer = asyncio.Event()
+
+    def forget(self, connection: Connection) -> None:
+        """A connection is gone."""
+        self.connections.discard(connection)
+        self._fewer.set()
+
+    async def listen(self, sock: socket.socket) -> None:
+        """Take connections from a bound socket."""
+        self._listeners.append(
+            await self.loop.create_server(lambda: Connection(self), sock=sock, backlog=2048)
+        )
+        if self._sweeper is None:
+            self._sweep()
+
+    def _sweep(self) -> None:
+        self.date = _http_date()
+        moment = self.time()
+        for connection in tuple(self.connections):
+            if connection.deadline and connection.deadline < moment:
+                connection.expire()
+        self._sweeper = self.loop.call_later(_SWEEP_SECONDS, self._sweep)
+
+    async def stop(self, seconds: float) -> None:
+        """Take nothing new, let what is under way finish for so long, then break it off."""
+        self.draining = True
+        for listener in self._listeners:
+            listener.close()
+        for connection in tuple(self.connections):
+            connection.close_if_idle()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                while self.connections:
+                    self._fewer.clear()
+                    await self._fewer.wait()
+        for connection in tuple(self.connections):
+            connection.cancel()
+        await asyncio.sleep(0)
+        if self._sweeper is not None:
+            self._sweeper.cancel()
+
+
+def too_large(limit: int) -> ApiError:
+    """A body that is not read."""
+    text = f"The body is over the limit of {limit} bytes. Send less, such as a shorter conversation."
+    return ApiError(413, text, code="request_too_large")
+
+
+def _http_date() -> bytes:
+    return formatdate(now().timestamp(), usegmt=True).encode()
+
+
+def bind(host: str, port: int, *, shared: bool = False) -> socket.socket:
+    """A socket for :meth:`Server.listen`; ``shared``: several processes may bind the same port."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    sock = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if shared:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        sock.bind((host, port))
+    except OSError:
+        sock.close()
+        raise
+    sock.setblocking(False)
+    return sock
