@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: up test check format bench chaos soak lock clean
+.PHONY: up test check format bench bench-gateway chaos soak lock clean
 
 up: $(STAMP) ## everything on this machine, with the demo fleet, until Ctrl-C
 	$(BIN)/meta-agent up --demo $(ARGS)
@@ -24,6 +24,9 @@ format: $(STAMP)
 
 bench: $(STAMP) ## gateway against a bare reverse proxy, agent cycle, requests until a bad candidate is out
 	$(BIN)/python -m benchmarks
+
+bench-gateway: $(STAMP) ## the gateway beside nginx, a bare proxy and LiteLLM's, route flips, outages, a million requests; 20 min
+	$(BIN)/python -m benchmarks.gateway --everything --litellm $(ARGS)
 
 chaos: $(STAMP) ## random kill -9 while rollouts run, several times over; minutes
 	$(BIN)/python -m pytest -m chaos -o timeout=900 tests/scenarios $(ARGS)

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from gateway.chat_request import conversation_of, split_model, user_of
-from gateway.errors import ApiError, unknown_model
+from gateway.errors import ApiError, too_large, unknown_model
 from gateway.interaction import CHARACTERS_PER_TOKEN, DEFAULT_SERVING, Call, Target
 from gateway.keys import EVALUATE, INFER, PIN, callable_use_cases, demand_scope, may_call
 from gateway.limits import Claim, Limiter
@@ -22,7 +22,6 @@ def choose_use_case(
     call: Call, body: Mapping[str, Any], snapshot: RoutingSnapshot, scope: str = INFER, purpose: str = ""
 ) -> str | None:
     """Note in the call which use case is meant, if its key may call it; the release that is pinned."""
-    assert call.key is not None
     demand_scope(call.key, scope, purpose or "call a model")
     model, use_case, release = split_model(body)
     if use_case not in snapshot.routes or not may_call(call.key, use_case):
@@ -30,6 +29,13 @@ def choose_use_case(
     call.model, call.use_case = model, use_case
     call.serving = snapshot.servings.get(use_case, DEFAULT_SERVING)
     return release
+
+
+def check_size(call: Call, size: int) -> None:
+    """Refuse a body that the use case finds too long; the gateway's and the key's own limits came before."""
+    limit = call.serving.limits.max_body_bytes
+    if limit is not None and size > limit:
+        raise too_large(limit)
 
 
 def note_people(call: Call, body: dict[str, Any]) -> None:
@@ -55,7 +61,6 @@ def draw(call: Call, snapshot: RoutingSnapshot) -> Target:
 
 def pin(call: Call, snapshot: RoutingSnapshot, release: str, purpose: bytes | None) -> Target:
     """The target that the caller names; nothing diverts such a call."""
-    assert call.key is not None
     demand_scope(call.key, PIN, "ask for one exact release")
     found = snapshot.releases.get(release)
     if found is None or found.use_case != call.use_case:
@@ -76,5 +81,4 @@ def take_allowance(call: Call, limiter: Limiter, now: float, raw_size: int) -> N
 
 def claims_of(call: Call) -> tuple[Claim, Claim]:
     """Whose limits a call counts against."""
-    assert call.key is not None
     return (f"key:{call.key.id}", call.key.limits), (f"use_case:{call.use_case}", call.serving.limits)

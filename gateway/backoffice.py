@@ -124,6 +124,7 @@ class BackOffice:
             finish_seconds=_LAST_SHIPMENT_SECONDS,
             telemetry=config.telemetry,
             log_level=logging.getLogger().getEffectiveLevel(),
+            log_format=config.log_format,
         )
 
     # -- usage

@@ -47,6 +47,8 @@ def captured(row: Row, capture: Capture, pseudonym: Pseudonym) -> Row | None:
     """
     if capture is Capture.NOTHING:
         return None if row["status"] == InteractionStatus.REJECTED else _accounting(row, pseudonym)
+    if capture is Capture.FULL and _names_nobody(row):
+        return row
     kept = _without_names(row, pseudonym)
     if capture is Capture.FULL:
         return kept
@@ -55,6 +57,15 @@ def captured(row: Row, capture: Capture, pseudonym: Pseudonym) -> Row | None:
     kept.update(dict.fromkeys(WORDS))
     kept["findings"] = [_plain_finding(finding) for finding in row["findings"] or ()]
     return kept
+
+
+def _names_nobody(row: Row) -> bool:
+    """Whether the row holds no field for a user's name; most do not, and need no copy."""
+    request = row["request"]
+    if row["user_id"] is not None or not isinstance(request, dict):
+        return row["user_id"] is None and request is None
+    metadata = request.get("metadata")
+    return request.keys().isdisjoint(_USER_FIELDS) and not (metadata and "user_id" in metadata)
 
 
 def _accounting(row: Row, pseudonym: Pseudonym) -> Row:

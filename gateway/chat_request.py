@@ -48,8 +48,9 @@ def split_model(body: Mapping[str, Any]) -> tuple[str, str, str | None]:
 def check_chat(body: dict[str, Any]) -> bool:
     """Check the fields that the gateway acts on, and name the wrong one; whether a stream is wanted."""
     _check_messages(body)
-    _optional(body, "stream_options", dict, "an object")
-    return bool(_optional(body, "stream", bool, "true or false"))
+    if "stream_options" in body:
+        _optional(body, "stream_options", dict, "an object")
+    return "stream" in body and bool(_optional(body, "stream", bool, "true or false"))
 
 
 def check_embeddings(body: dict[str, Any]) -> None:
@@ -63,12 +64,16 @@ def check_embeddings(body: dict[str, Any]) -> None:
 
 def user_of(body: dict[str, Any]) -> str | None:
     """Whom a request is made for, as the application names that person."""
+    if "user" not in body and "safety_identifier" not in body:
+        return None
     user: str | None = _optional(body, "user", str, "a string")
     return user or _optional(body, "safety_identifier", str, "a string")
 
 
 def conversation_of(body: dict[str, Any]) -> str | None:
     """The conversation that a request goes on with."""
+    if "metadata" not in body:
+        return None
     metadata = _optional(body, "metadata", dict, "an object") or {}
     found: str | None = _optional(metadata, "conversation_id", str, "a string", "metadata.conversation_id")
     return found

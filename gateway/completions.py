@@ -7,7 +7,7 @@ import logging
 from typing import Any
 
 from gateway import plain, stream
-from gateway.admission import choose_use_case, claims_of, draw, note_people, pin, take_allowance
+from gateway.admission import check_size, choose_use_case, claims_of, draw, note_people, pin, take_allowance
 from gateway.chat_request import check_chat, parse_body
 from gateway.errors import ApiError, UpstreamError, internal
 from gateway.exchange import Exchange, broken, cancelled, failure
@@ -54,6 +54,7 @@ class Completions:
         snapshot = services.snapshot()
         body = parse_body(request.body)
         release = choose_use_case(call, body, snapshot)
+        check_size(call, len(request.body))
         chat = self._surface.read(body)
         call.stream = self._check(chat)
         note_people(call, chat)
@@ -111,6 +112,7 @@ class Completions:
             await self._reply(exchange, reply)
         except UpstreamError as error:
             told = exchange.told(error)
+            exchange.warn(error)
             exchange.record(failure(exchange.call, error, told))
             send_error(reply, told, exchange.headers(), self._surface.error)
         except asyncio.CancelledError:
@@ -125,7 +127,7 @@ class Completions:
 
     def _break(self, exchange: Exchange, error: Exception, reply: Reply) -> None:
         """Our own fault: the log says so, and the client learns it in a shape it knows."""
-        _log.exception("answering %s failed", exchange.call.id)
+        _log.exception("answering %s failed", exchange.call.id, extra=exchange.call.traced())
         if exchange.status is None:
             exchange.record(broken(exchange.call, error))
         if reply.started:

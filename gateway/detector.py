@@ -50,6 +50,10 @@ class Detector(Protocol):
 
     name: str
 
+    def is_clear(self, window: str, final: bool) -> bool:
+        """A quick look: whether ``scan`` would find and hold back nothing. A no may be wrong, a yes never."""
+        ...
+
     def scan(self, window: str, in_word: bool, final: bool) -> Scan:
         """Judge a window of folded text.
 

@@ -205,6 +205,12 @@ def internal(request_id: str) -> ApiError:
     return ApiError(500, text, "server_error", "internal")
 
 
+def too_large(limit: int) -> ApiError:
+    """A body that is not read."""
+    text = f"The body is over the limit of {limit} bytes. Send less, such as a shorter conversation."
+    return ApiError(413, text, code="request_too_large")
+
+
 def bad_key() -> ApiError:
     """The caller's key is missing, malformed, unknown or revoked: one answer for all."""
     text = (

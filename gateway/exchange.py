@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import dataclasses
+import logging
 import random
 import time
 from collections.abc import Awaitable, Callable
@@ -29,6 +29,8 @@ from gateway.upstream_request import request_for
 from storage.ids import new_id
 from storage.routing import Fallback
 from storage.vocabulary import Arm, InteractionStatus
+
+_log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 Ask = Callable[[Provider, dict[str, Any], Terms], Awaitable[T]]
@@ -120,7 +122,7 @@ class Exchange:
         if not breaker.allows(services.time()):
             raise CircuitOpenError("too many of its last calls failed; it is left alone for a moment")
         provider = services.provider_of(target)
-        request = self._request(target)
+        request = request_of(self.call, target, services)
         started = time.perf_counter()
         self.call.attempts += 1
         try:
@@ -135,16 +137,9 @@ class Exchange:
         breaker.succeeded(services.time())
         return answer
 
-    def _request(self, target: Target) -> dict[str, Any]:
-        """What a deployment is asked, with no more tokens than key and use case allow."""
-        call = self.call
-        assert call.body is not None
-        assert call.key is not None
-        request = request_for(call.body, target.deployment, stream=call.stream)
-        config = self.services.config.providers.get(target.deployment.provider)
-        newest = config is not None and config.kind == "openai"
-        unnamed = "max_completion_tokens" if newest else "max_tokens"
-        return clamp_tokens(request, call.key.limits, call.serving.limits, unnamed=unnamed)
+    def note_broken(self, error: UpstreamError) -> None:
+        """The deployment has begun its answer well and did not end it."""
+        self.services.breakers.of(self.target.deployment.id).failed(self.services.time(), error)
 
     def _terms(self) -> Terms:
         waiting, trace = self.call.serving.waiting, self.call.trace
@@ -157,27 +152,46 @@ class Exchange:
 
     async def _race(self, ask: Ask[T], seconds: float, rival: Fallback) -> T:
         """Ask another one too if nothing has come by then; whoever answers first is taken."""
+        lost = self.call.lost_seconds
         first = asyncio.ensure_future(self._attempt(ask, self.target))
         try:
             done, _ = await asyncio.wait((first,), timeout=seconds)
-            return first.result() if done else await self._race_both(ask, first, rival)
+            if done:
+                return first.result()
+            answer = await self._race_both(ask, first, rival)
+            if not _answered(first):
+                self.call.lost_seconds = lost + seconds  # until the one who answered was asked
+            return answer
         finally:
             await _drop(first)
 
     async def _race_both(self, ask: Ask[T], first: asyncio.Task[T], rival: Fallback) -> T:
         second = asyncio.ensure_future(self._attempt(ask, self._target_of(rival)))
         try:
-            await asyncio.wait((first, second), return_when=asyncio.FIRST_COMPLETED)
-            if _answered(second) and not _answered(first):
-                self._move_on(HedgedError("another deployment answered sooner"), rival)
-                return second.result()
-            return await first
+            done, _ = await asyncio.wait((first, second), return_when=asyncio.FIRST_COMPLETED)
+            if not any(map(_answered, done)):
+                await asyncio.wait((first, second))  # one failed: the other may still answer
+            if _answered(first):
+                self._log_rival(rival, _failure_of(second))
+                return first.result()
+            self._move_on(_failure_of(first), rival)
+            self._attempts = 1
+            return second.result()
         finally:
             await _drop(second)
 
+    def _log_rival(self, rival: Fallback, error: UpstreamError) -> None:
+        """Log that the one who was asked besides was asked in vain."""
+        asked = self.call.copy()
+        asked.id, asked.ticket, asked.fallback_of = new_id("int"), None, self.call.id
+        told = for_caller(error, asked.use_case or "", rival.deployment.provider)
+        self.services.record(asked, self._target_of(rival), failure(asked, error, told))
+
     def _move_on(self, error: UpstreamError, to: Fallback) -> None:
         """Log the failure of the present target, and make another one the target."""
-        failed = dataclasses.replace(self.call, id=new_id("int"), ticket=None)
+        failed = self.call.copy()
+        failed.id, failed.ticket = new_id("int"), None
+        self.warn(error)
         self.services.record(failed, self.target, failure(self.call, error, self.told(error)))
         self.services.metrics.count_fallback(self.call.use_case or "", error.code)
         self.call.fallback_of = self.call.fallback_of or failed.id
@@ -194,6 +208,12 @@ class Exchange:
         return fallback_target(fallback)
 
     # -- telling
+
+    def warn(self, error: UpstreamError) -> None:
+        """Say in the log that the deployment being asked failed; its own words may quote the prompt."""
+        deployment = self.target.deployment.id
+        extra = {**self.call.traced(), "deployment": deployment, "error": error.code}
+        _log.warning("%s failed for %s: %s", deployment, self.call.id, error.code, extra=extra)
 
     def told(self, error: UpstreamError) -> ApiError:
         """What the caller is told of a failure of the deployment being asked."""
@@ -217,7 +237,7 @@ class Exchange:
         headers = [(b"x-request-id", call.id.encode())]
         if call.ticket is not None:
             headers += self.services.limiter.headers(call.ticket)
-        if call.key is None or INSPECT not in call.key.scopes:
+        if INSPECT not in call.key.scopes:
             return headers
         headers += (
             (b"x-meta-agent-release", target.release_id.encode()),
@@ -232,13 +252,23 @@ class Exchange:
 
     def closing_comment(self, cost: Bill | None) -> bytes:
         """What the headers of a stream could not say yet, as a comment that clients skip."""
-        if cost is None or self.call.key is None or INSPECT not in self.call.key.scopes:
+        if cost is None or INSPECT not in self.call.key.scopes:
             return b""
         return f": x-meta-agent-cost-usd={cost.cost_usd:f}\n\n".encode()
 
 
 def _answered(task: asyncio.Task[Any]) -> bool:
     return task.done() and not task.cancelled() and task.exception() is None
+
+
+def _failure_of(task: asyncio.Task[Any]) -> UpstreamError:
+    """Why a deployment that raced has lost. Raises what is no failure of a deployment."""
+    error = task.exception() if task.done() and not task.cancelled() else None
+    if error is None:
+        return HedgedError("another deployment answered sooner")
+    if isinstance(error, UpstreamError):
+        return error
+    raise error
 
 
 async def _drop(task: asyncio.Task[Any]) -> None:
@@ -249,6 +279,19 @@ async def _drop(task: asyncio.Task[Any]) -> None:
             await task
     elif not task.cancelled():
         task.exception()  # looked at, so that nothing complains of it
+
+
+def request_of(call: Call, target: Target, services: Services) -> dict[str, Any]:
+    """What a deployment is asked, with no more tokens than key and use case allow."""
+    body = call.body or {}
+    config = services.config.providers.get(target.deployment.provider)
+    kind = config.kind if config is not None else None
+    stream = call.stream and call.shadow_of is None
+    request = request_for(body, target.deployment, stream=stream, kind=kind, surface=call.surface)
+    if "messages" not in body:  # embeddings have no length
+        return request
+    unnamed = "max_completion_tokens" if kind == "openai" else "max_tokens"
+    return clamp_tokens(request, call.key.limits, call.serving.limits, unnamed=unnamed)
 
 
 def failure(call: Call, error: UpstreamError, told: ApiError, guard: AnswerGuard | None = None) -> Outcome:

@@ -5,9 +5,9 @@ Turns both into the row that ``storage.interactions`` stores. Writes nothing its
 
 from __future__ import annotations
 
+import copy
 import time
 from dataclasses import dataclass, field
-from datetime import datetime
 from decimal import Decimal
 from typing import Any
 
@@ -47,35 +47,56 @@ def fallback_target(fallback: Fallback) -> Target:
     return Target(fallback.release_id, fallback.deployment, None, variant=FALLBACK)
 
 
-@dataclass(slots=True)
 class Call:
-    """One request of a client."""
+    """One request of a client. What stands below the class is what holds until something else is known."""
 
-    id: str = field(default_factory=lambda: new_id("int"))
-    at: datetime = field(default_factory=now)
-    started: float = field(default_factory=time.perf_counter)
-    lost_seconds: float = 0.0  #: waited for deployments that failed
-    kind: InteractionKind = InteractionKind.LIVE
-    surface: str = "chat"
-    key: KeyRecord | None = None
-    model: str = ""  #: as the client wrote it
+    lost_seconds = 0.0  #: waited for deployments that failed
+    model = ""  #: as the client wrote it
     use_case: str | None = None  #: once it is known to exist
-    serving: Serving = DEFAULT_SERVING
+    serving = DEFAULT_SERVING
     body: dict[str, Any] | None = None  #: the request in the gateway's own form, once it could be read
     user: str | None = None  #: as the application names that person; the log has a pseudonym
     conversation: str | None = None
-    stream: bool = False
+    stream = False
     route: Route | None = None
     trace: Trace | None = None
     ticket: Ticket | None = None
-    attempts: int = 0
+    attempts = 0
     shadow_of: str | None = None
     fallback_of: str | None = None
+
+    def __init__(
+        self, key: KeyRecord, surface: str = "chat", kind: InteractionKind = InteractionKind.LIVE
+    ) -> None:
+        self.begin()
+        self.key = key
+        self.surface = surface
+        self.kind = kind
+
+    def begin(self) -> None:
+        """Give it a name and a time."""
+        self.id = new_id("int")
+        self.at = now()
+        self.started = time.perf_counter()
+
+    def copy(self) -> Call:
+        """One that can be told apart from this one by nothing but what is changed after."""
+        return copy.copy(self)
 
     @property
     def elapsed(self) -> float:
         """Seconds since its arrival."""
         return time.perf_counter() - self.started
+
+    def traced(self) -> dict[str, Any]:
+        """What a log line says of it: ``extra`` for ``logging``."""
+        trace = self.trace
+        return {
+            "request_id": self.id,
+            "use_case": self.use_case,
+            "trace_id": trace.trace_id if trace else None,
+            "span_id": trace.span_id if trace else None,
+        }
 
     def settle(self, now: float, bill: Bill | None) -> None:
         """Put right what was taken of its limits, now that it is known what it took."""
@@ -158,7 +179,7 @@ def row_of(call: Call, target: Target | None, outcome: Outcome, cost: Bill | Non
         "kind": call.kind,
         "surface": call.surface,
         "use_case": call.use_case,
-        "key_id": call.key.id if call.key else None,
+        "key_id": call.key.id,
         "route_revision": route.revision if route and in_arm else None,
         "rollout_id": route.rollout_id if route and in_arm else None,
         "arm": target.arm if target else None,

@@ -34,6 +34,7 @@ _COMPLETION = "max_completion_tokens"
 _NEVER = date.min
 
 Claim = tuple[str, Limits]
+Header = tuple[bytes, bytes]
 
 
 class BudgetAlert(NamedTuple):
@@ -402,11 +403,16 @@ def clamp_tokens(body: dict[str, Any], *limits: Limits, unnamed: str = _COMPLETI
     ``unnamed`` is the field that is set: servers that know only ``max_tokens`` ignore the newer one.
     Returns ``body`` itself if nothing has to change, and never changes it.
     """
-    largest = min((each.max_tokens for each in limits if each.max_tokens is not None), default=None)
+    largest: int | None = None
+    for each in limits:
+        if each.max_tokens is not None and (largest is None or each.max_tokens < largest):
+            largest = each.max_tokens
     if largest is None:
         return body
     named = [name for name in (_COMPLETION, "max_tokens") if body.get(name) is not None]
-    changes = {name: largest for name in named or [unnamed] if not _is_within(body.get(name), largest)}
+    if not named:
+        return {**body, unnamed: largest}
+    changes = {name: largest for name in named if not _is_within(body[name], largest)}
     return {**body, **changes} if changes else body
 
 
@@ -484,9 +490,10 @@ def _headers(subjects: Sequence[_Subject]) -> list[tuple[bytes, bytes]]:
         if each.tokens_limit < INFINITE and (share := _share(each.tokens, each.tokens_limit)) < least_tokens:
             tokens, least_tokens = each, share
     if requests is not None:
-        found += _triple(b"requests", requests.requests_limit, requests.requests, requests.requests_rate)
+        level, limit, rate = requests.requests, requests.requests_limit, requests.requests_rate
+        _tell(found, _REQUEST_HEADERS, limit, level, rate)
     if tokens is not None:
-        found += _triple(b"tokens", tokens.tokens_limit, tokens.tokens, tokens.tokens_rate)
+        _tell(found, _TOKEN_HEADERS, tokens.tokens_limit, tokens.tokens, tokens.tokens_rate)
     return found
 
 
@@ -494,13 +501,23 @@ def _share(level: float, limit: float) -> float:
     return level / limit if limit else 0.0
 
 
-def _triple(name: bytes, limit: float, level: float, rate: float) -> tuple[tuple[bytes, bytes], ...]:
+_REQUEST_HEADERS = (
+    b"x-ratelimit-limit-requests",
+    b"x-ratelimit-remaining-requests",
+    b"x-ratelimit-reset-requests",
+)
+_TOKEN_HEADERS = (
+    b"x-ratelimit-limit-tokens",
+    b"x-ratelimit-remaining-tokens",
+    b"x-ratelimit-reset-tokens",
+)
+
+
+def _tell(found: list[Header], names: tuple[bytes, ...], limit: float, level: float, rate: float) -> None:
     reset = (limit - level) / rate if rate else 0.0
-    return (
-        (b"x-ratelimit-limit-" + name, b"%d" % limit),
-        (b"x-ratelimit-remaining-" + name, b"%d" % max(0.0, level)),
-        (b"x-ratelimit-reset-" + name, _duration(reset).encode()),
-    )
+    found.append((names[0], b"%d" % limit))
+    found.append((names[1], b"%d" % level if level > 0 else b"0"))
+    found.append((names[2], _duration(reset).encode()))
 
 
 def _duration(seconds: float) -> str:

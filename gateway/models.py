@@ -1,7 +1,8 @@
-"""GET /v1/models: what a key may call, in the shape in which OpenAI lists models."""
+"""GET /v1/models: what a key may call, in the shapes in which OpenAI and Anthropic list models."""
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from typing import Any
 from urllib.parse import unquote
 
@@ -43,4 +44,7 @@ class ModelsEndpoint:
 
     def _entry(self, name: str) -> dict[str, Any]:
         created = self._services.table.applied_at
-        return {"id": name, "object": "model", "created": created, "owned_by": "meta-agent"}
+        entry = {"id": name, "object": "model", "created": created, "owned_by": "meta-agent"}
+        # And what Anthropic's clients read of an entry.
+        created_at = datetime.fromtimestamp(created, UTC).isoformat()
+        return {**entry, "type": "model", "display_name": name, "created_at": created_at}

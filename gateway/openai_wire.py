@@ -95,12 +95,12 @@ class OpenAiWire:
                 finished = finished or _has_finish(chunks)
                 if chunks:
                     yield chunks
+                    deadline = loop.time() + self._seconds(terms, idle_seconds)  # comments are no pieces
                 if done:
                     return
                 size += len(data)
                 if reader.pending > _EVENT_LIMIT or size > self._config.max_answer_bytes:
                     raise InvalidAnswerError("the stream, or an event of it, is too long")
-                deadline = loop.time() + self._seconds(terms, idle_seconds)
             if not finished:
                 raise StreamBrokenError("the stream ended without an end")
         except BaseException:  # also when our caller went away: the provider should stop working

@@ -100,7 +100,10 @@ def _pause(failure: Failure, random: float) -> float | None:
     if failure.attempts > failure.waiting.retries or not failure.may_ask_again:
         return None
     error = failure.error
-    told = seconds_of(getattr(error, "retry_after", None))
+    header = getattr(error, "retry_after", None)
+    told = seconds_of(header)
+    if header is not None and told is None:
+        return None  # it names a date: nobody is kept waiting for one
     if error.status == _TOO_MANY:
         is_safe = told is not None
     else:

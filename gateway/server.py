@@ -21,7 +21,7 @@ from typing import Any, Protocol
 
 import httptools
 
-from gateway.errors import ApiError
+from gateway.errors import ApiError, too_large
 from storage.clock import now
 
 _log = logging.getLogger(__name__)
@@ -335,19 +335,21 @@ class Connection(asyncio.Protocol):
     def _begin(self, request: Request, reply: Reply, refusal: ApiError | None) -> None:
         self._reply = reply
         self.deadline = 0.0
-        if refusal is None:
-            work = self._app.answer(request, reply)
-        else:
-            work = self._app.refuse(request, reply, refusal)
-        task = self._task = self.server.loop.create_task(work)
-        task.add_done_callback(self._answered)
+        self._task = self.server.loop.create_task(self._work(request, reply, refusal))
 
-    def _answered(self, task: asyncio.Task[None]) -> None:
-        reply = self._reply
-        if not task.cancelled() and task.exception() is not None:
-            _log.error("a handler failed", exc_info=task.exception())
-            self.abort()
-        elif reply is not None and not reply.finished:
+    async def _work(self, request: Request, reply: Reply, refusal: ApiError | None) -> None:
+        try:
+            if refusal is None:
+                await self._app.answer(request, reply)
+            else:
+                await self._app.refuse(request, reply, refusal)
+        except Exception:
+            _log.exception("a handler failed")
+        finally:
+            self._answered(reply)
+
+    def _answered(self, reply: Reply) -> None:
+        if not reply.finished:
             self.abort()
         self._reply = self._task = None
         if self._waiting and self._transport is not None:
@@ -488,12 +490,6 @@ class Server:
         await asyncio.sleep(0)
         if self._sweeper is not None:
             self._sweeper.cancel()
-
-
-def too_large(limit: int) -> ApiError:
-    """A body that is not read."""
-    text = f"The body is over the limit of {limit} bytes. Send less, such as a shorter conversation."
-    return ApiError(413, text, code="request_too_large")
 
 
 def _http_date() -> bytes:

@@ -33,11 +33,7 @@ class Services:
     limiter: Limiter
     breakers: Breakers
     pseudonym: Callable[[str], str]  #: of a user's name
-
-    @staticmethod
-    def time() -> float:
-        """Seconds of a clock that never jumps; the event loop's own."""
-        return time.monotonic()
+    time: Callable[[], float] = time.monotonic  #: seconds of a clock that never jumps; the event loop's own
 
     def snapshot(self) -> RoutingSnapshot:
         """The routes now; a refusal while there are none at all."""

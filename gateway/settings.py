@@ -61,6 +61,7 @@ class GatewayConfig:
     telemetry: TelemetryConfig | None = None  #: None: nothing is exported
     #: Makes pseudonyms of user names; the same in all gateways. Absent: nobody is followed beyond a restart.
     pseudonym_key: bytes = field(default_factory=lambda: os.urandom(32), repr=False)
+    log_format: str = "text"  #: or json; of the sidecar's lines, which appear among this process's own
     shared_port: bool = False  #: whether other gateways of this machine listen on the same port
 
     @property

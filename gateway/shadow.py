@@ -8,20 +8,17 @@ they copy.
 from __future__ import annotations
 
 import asyncio
-import dataclasses
 import logging
 import time
 from collections import Counter
 
 from gateway.answer_guard import AnswerGuard
 from gateway.errors import ApiError, UpstreamError, for_caller
-from gateway.exchange import failure, settled
+from gateway.exchange import failure, request_of, settled
 from gateway.interaction import Call, Target
 from gateway.limits import Ticket
 from gateway.services import Services
-from gateway.upstream_request import request_for
 from storage.clock import now
-from storage.ids import new_id
 from storage.routing import Limits, ShadowBudget
 from storage.vocabulary import Arm, InteractionKind
 
@@ -89,7 +86,7 @@ class Shadows:
     async def _ask(self, call: Call, target: Target) -> None:
         services = self._services
         guard = AnswerGuard(services.detectors, target.deployment.guard_profile)
-        request = request_for(call.body or {}, target.deployment, stream=False)
+        request = request_of(call, target, services)
         started = time.perf_counter()
         try:
             answer = await services.provider_of(target).complete(request)
@@ -99,7 +96,7 @@ class Shadows:
             told = for_caller(error, call.use_case or "", target.deployment.provider)
             services.record(call, target, failure(call, error, told))
         except Exception:
-            _log.exception("the shadow copy of %s failed", call.shadow_of)
+            _log.exception("the shadow copy of %s failed", call.shadow_of, extra=call.traced())
         else:
             outcome = settled(call, guard, answer.payload, answer.waited_seconds)
             call.settle(services.time(), services.record(call, target, outcome))
@@ -113,15 +110,11 @@ class Shadows:
 
 
 def _copy_of(call: Call, ticket: Ticket) -> Call:
-    return dataclasses.replace(
-        call,
-        id=new_id("int"),
-        at=now(),
-        started=time.perf_counter(),
-        lost_seconds=0.0,
-        kind=InteractionKind.SHADOW,
-        shadow_of=call.id,
-        fallback_of=None,
-        attempts=1,
-        ticket=ticket,
-    )
+    copy = call.copy()
+    copy.begin()
+    copy.kind = InteractionKind.SHADOW
+    copy.lost_seconds = 0.0
+    copy.shadow_of, copy.fallback_of = call.id, None
+    copy.attempts = 1
+    copy.ticket = ticket
+    return copy

@@ -80,12 +80,15 @@ class _Stream:
         try:
             end = await self._forward_chunks(reply)
         except UpstreamError as error:
+            self._exchange.note_broken(error)
             told = self._exchange.told(error)
+            self._exchange.warn(error)
             outcome = failure(self._exchange.call, error, told, self._guard)
             self._finish(outcome)
             end = self._writer.fail(told)
         except Exception as error:
-            _log.exception("streaming %s failed", self._exchange.call.id)
+            call = self._exchange.call
+            _log.exception("streaming %s failed", call.id, extra=call.traced())
             self._finish(broken(self._exchange.call, error))
             end = self._writer.fail(internal(self._exchange.call.id))
         else:

@@ -306,7 +306,7 @@ class Pool:
         """Send a request and wait for its whole answer. Call ``done`` on the connection after."""
         deadline = self.loop.time() + seconds
         for fresh in (False, True):
-            connection = await self._acquire(fresh)
+            connection = await self._acquire(fresh, deadline)
             connection.send(request)
             try:
                 return connection, await connection.receive_all(deadline)
@@ -323,7 +323,7 @@ class Pool:
         """Send a request and wait for the head of its answer. The caller reads on and says ``done``."""
         deadline = self.loop.time() + seconds
         for fresh in (False, True):
-            connection = await self._acquire(fresh)
+            connection = await self._acquire(fresh, deadline)
             connection.send(request)
             try:
                 await connection.receive_head(deadline)
@@ -337,7 +337,7 @@ class Pool:
                 raise
         raise AssertionError("unreachable: the second round returns or raises")
 
-    async def _acquire(self, fresh: bool) -> Connection:
+    async def _acquire(self, fresh: bool, deadline: float) -> Connection:
         oldest = self.loop.time() - _IDLE_SECONDS
         while self._idle and not fresh:
             connection = self._idle.pop()
@@ -348,13 +348,14 @@ class Pool:
             connection.abort()
         if len(self._open) + self._connecting >= self._max_connections:
             raise BusyError(f"{self._max_connections} connections are in use")
-        return await self._connect()
+        return await self._connect(deadline)
 
-    async def _connect(self) -> Connection:
+    async def _connect(self, deadline: float) -> Connection:
         origin = self.origin
+        seconds = min(self._connect_seconds, deadline - self.loop.time())
         self._connecting += 1
         try:
-            async with asyncio.timeout(self._connect_seconds):
+            async with asyncio.timeout(seconds):
                 if origin.socket:
                     _, connection = await self.loop.create_unix_connection(
                         lambda: Connection(self), origin.socket
@@ -368,7 +369,7 @@ class Pool:
                         server_hostname=origin.host if origin.tls else None,
                     )
         except TimeoutError:
-            raise ConnectError(f"no connection in {self._connect_seconds:g} s") from None
+            raise ConnectError(f"no connection in {seconds:.3g} s") from None
         except OSError as error:  # certificate errors are OSErrors too
             raise ConnectError(str(error)) from None
         finally:

@@ -5,11 +5,12 @@ How each use case is served is said in :mod:`meta_agent.serving_settings`. Secre
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, Field, Secret, SecretStr, field_validator
+from pydantic import AfterValidator, BeforeValidator, Field, Secret, SecretStr, field_validator
 
 from meta_agent.section import Section
 
@@ -67,10 +68,20 @@ def _header_value(value: str) -> str:
     return value
 
 
+def _from_json(value: object) -> object:
+    """A mapping as a variable of the environment holds it."""
+    if not isinstance(value, str):
+        return value
+    try:
+        return json.loads(value)
+    except ValueError:
+        raise ValueError("a mapping is written as JSON in the environment") from None
+
+
 HttpUrl = Annotated[str, AfterValidator(_http_url)]
-Headers = Secret[
-    dict[Annotated[str, AfterValidator(_header_name)], Annotated[str, AfterValidator(_header_value)]]
-]
+HeaderName = Annotated[str, AfterValidator(_header_name)]
+HeaderValue = Annotated[str, AfterValidator(_header_value)]
+Headers = Annotated[Secret[dict[HeaderName, HeaderValue]], BeforeValidator(_from_json)]
 
 
 class ProviderSettings(Section):

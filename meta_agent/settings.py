@@ -130,6 +130,7 @@ class Settings(BaseSettings):
     )
     policies: Path | None = Field(None, description="policy file; absent: the packaged default")
     log_level: Literal["debug", "info", "warning", "error"] = "info"
+    log_format: Literal["text", "json"] = Field("text", description="json: one object a line, for machines")
 
     @classmethod
     def settings_customise_sources(

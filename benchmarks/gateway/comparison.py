@@ -14,6 +14,7 @@ from benchmarks.gateway.provider import CHUNKS
 from benchmarks.gateway.report import Report
 from benchmarks.gateway.stage import Stage
 
+_CALM_SECONDS = 1.0
 _STEADY_SHARE = 0.3  # of what somebody can do, at which his own delay is measured and not his queue
 
 
@@ -35,6 +36,7 @@ class Findings:
 
     who: Participant
     idle: Mapping[str, Memory]
+    idle_us: Mapping[str, float]  #: CPU by part while nobody asked, a second
     plain_us: list[dict[str, float]] = field(default_factory=list)  #: CPU by part
     stream_us: list[dict[str, float]] = field(default_factory=list)
     paced_us: list[dict[str, float]] = field(default_factory=list)  #: streams too, few at a time
@@ -51,8 +53,13 @@ class Findings:
 
 def compare(stage: Stage, participants: Sequence[Participant], effort: Effort, report: Report) -> None:
     """All of them, with everything on."""
-    time.sleep(1)  # what they do after their start is not idling
-    findings = [Findings(who, memory(who.pid) if who.pid else {}) for who in participants]
+    time.sleep(_CALM_SECONDS)  # what they do after their start is not idling
+    before = [who.cpu_us() for who in participants]
+    time.sleep(_CALM_SECONDS)
+    findings = [
+        Findings(who, memory(who.pid) if who.pid else {}, _since(cpu, who.cpu_us()))
+        for who, cpu in zip(participants, before, strict=True)
+    ]
     for number in range(-1, effort.rounds):
         for each in findings:
             _warm_up(stage, each) if number < 0 else _measure(stage, each, effort)
@@ -61,6 +68,10 @@ def compare(stage: Stage, participants: Sequence[Participant], effort: Effort, r
     if not isinstance(findings[-1].who, Gateway):
         return
     report.section("parts", "The gateway's processes", _parts(findings[-1]))
+
+
+def _since(before: Mapping[str, float], now: Mapping[str, float]) -> dict[str, float]:
+    return {part: (us - before.get(part, 0.0)) / _CALM_SECONDS for part, us in now.items()}
 
 
 def _warm_up(stage: Stage, each: Findings) -> None:
@@ -144,6 +155,7 @@ def _parts(ours: Findings) -> list[dict[str, Any]]:
             f"CPU µs / {CHUNKS}-chunk stream": middle(
                 [{part: cost.get(part, 0.0)} for cost in ours.stream_us]
             ),
+            "idle CPU µs / s": ours.idle_us.get(part),
             "idle RSS MB": ours.idle[part].rss if part in ours.idle else None,
             "idle PSS MB": ours.idle[part].pss if part in ours.idle else None,
             "RSS after load": now.rss,
@@ -154,7 +166,9 @@ def _parts(ours: Findings) -> list[dict[str, Any]]:
     return [*rows, {"part": "PostgreSQL, counted nowhere above", "CPU µs / plain request": postgres} | _BLANK]
 
 
-_BLANK = dict.fromkeys((f"CPU µs / {CHUNKS}-chunk stream", "idle RSS MB", "idle PSS MB", "RSS after load"))
+_BLANK = dict.fromkeys(
+    (f"CPU µs / {CHUNKS}-chunk stream", "idle CPU µs / s", "idle RSS MB", "idle PSS MB", "RSS after load")
+)
 
 
 def _notes(findings: Sequence[Findings], effort: Effort) -> list[str]:

@@ -8,10 +8,11 @@ from collections.abc import Iterator
 from signal import Signals
 from typing import Any
 
-from benchmarks.gateway.comparison import cpu_of
+from benchmarks.gateway.comparison import Effort, cpu_of
 from benchmarks.gateway.fleet import FULL, VARIANTS, Variant
-from benchmarks.gateway.load import Target, must_be_good
+from benchmarks.gateway.load import Target
 from benchmarks.gateway.participants import Gateway
+from benchmarks.gateway.provider import CHUNKS
 from benchmarks.gateway.report import Report
 from benchmarks.gateway.stage import Stage
 
@@ -39,7 +40,7 @@ def _rotated(number: int) -> tuple[Variant, ...]:
 
 def _cost(stage: Stage, gateway: Gateway, variant: Variant, seconds: float) -> float:
     target = Target(gateway.port, model=variant.name, key=variant.key)
-    cost, _ = cpu_of(gateway, lambda: must_be_good(stage.generator.run(target, seconds)))
+    cost, _ = cpu_of(gateway, lambda: stage.generator.saturate(target, seconds))
     return sum(cost.values())
 
 
@@ -60,18 +61,26 @@ def _at(values: list[float], share: float) -> float:
 
 def profile(stage: Stage, gateway: Gateway, seconds: float, report: Report) -> None:
     """The worker's time by module, sampled under load, as microseconds of a request."""
-    for stream, name in ((False, "plain request"), (True, "stream")):
-        target = Target(gateway.port, stream)
-        gateway.tell(Signals.SIGUSR1)
-        cost, _ = cpu_of(gateway, lambda target=target: must_be_good(stage.generator.run(target, seconds)))  # type: ignore[misc]  # bound now
-        samples = json.loads(gateway.note("samples.json", Signals.SIGUSR1))
-        rows = list(_shares(samples, cost["worker"]))
-        title = f"Where the worker's time goes: CPU µs per {name}"
+    for stream, name in ((False, "plain request"), (True, f"{CHUNKS}-chunk stream")):
+        samples, cost = _sampled(stage, gateway, stream, seconds)
         note = (
             f"Sampled {sum(samples.values())} times. Time in C counts for its caller, and what "
             "the event loop does for the function that it calls next."
         )
-        report.section(f"profile_{'stream' if stream else 'plain'}", title, rows, [note])
+        title = f"Where the worker's time goes: CPU µs per {name}"
+        report.section(
+            f"profile_{'stream' if stream else 'plain'}", title, list(_shares(samples, cost)), [note]
+        )
+
+
+def _sampled(stage: Stage, gateway: Gateway, stream: bool, seconds: float) -> tuple[dict[str, int], float]:
+    """(samples by function, CPU of one request) of the worker at full load."""
+    connections = Effort.streams if stream else Effort.saturating
+    gateway.tell(Signals.SIGUSR1)
+    cost, _ = cpu_of(
+        gateway, lambda: stage.generator.saturate(Target(gateway.port, stream), seconds, connections)
+    )
+    return json.loads(gateway.note("samples.json", Signals.SIGUSR1)), cost["worker"]
 
 
 def _shares(samples: dict[str, int], cost: float) -> Iterator[dict[str, Any]]:

@@ -17,7 +17,7 @@ from signal import Signals
 from benchmarks.gateway.processes import cores, cpu_us, free_port, started
 from benchmarks.gateway.stage import Stage
 
-_SHIP_SECONDS = 120.0
+_SHIP_SECONDS = 600.0  # after a minute without a database there is much to ship
 #: What no worker's fast path may load.
 FOREIGN = ("torch", "langgraph", "litellm", "sqlalchemy", "psycopg", "transformers")
 

@@ -50,10 +50,11 @@ def compare_workers(stage: Stage, rounds: int, seconds: float, report: Report) -
 
 def _verdict(rows: list[dict[str, Any]]) -> str:
     one, two = rows
-    requests, computing = ([two[name] / one[name] for name in names] for names in (_REQUESTS, _COMPUTING))
+    rate, per_cpu = (two[name] / one[name] for name in _REQUESTS)
+    loops, loops_per_cpu = (two[name] / one[name] for name in _COMPUTING)
     return (
-        f"Two do {requests[0]:.2f} times as much as one, and by CPU per request could do {2 * requests[1]:.2f}. "
-        f"A loop of pure computation on each core does {computing[0]:.2f} and could do {2 * computing[1]:.2f}. "
+        f"Two do {rate:.2f} times as much as one; by their CPU per request {2 * per_cpu:.2f} are possible. "
+        f"A loop of pure computation on each core does {loops:.2f}, by its CPU {2 * loops_per_cpu:.2f}. "
         "Each core carries a gateway, a load generator and a mock provider, and PostgreSQL what is left."
     )
 

@@ -62,7 +62,7 @@ class LexicalDetector:
         }
         self._secret_starts = frozenset(starts)
         self._longest_start = max(map(len, starts), default=0)
-        self._secret_ends = frozenset(start[-2:] for start in starts)
+        self._secret_ends = frozenset(start[-2:] for start in starts if len(start) > 1)
         self._by_mark = _grouped(secret.literal for secret in self._secrets)
         firsts = "".join(sorted({re.escape(secret.literal[0]) for secret in self._secrets}))
         self._first_of_secret = re.compile(f"[{firsts}]" if firsts else r"(?!)")
@@ -85,20 +85,18 @@ class LexicalDetector:
 
     def scan(self, window: str, in_word: bool, final: bool) -> Scan:
         """See ``gateway.detector.Detector``."""
-        if self._is_clear(window, final):
-            return Scan(None, len(window))
         phrase = self._scan_phrases(window, in_word, final)
         secret = self._scan_secrets(window, in_word, final)
         matches = [scan.match for scan in (phrase, secret) if scan.match is not None]
         first = min(matches, key=lambda match: match.end) if matches else None
         return Scan(first, min(phrase.hold_from, secret.hold_from))
 
-    def _is_clear(self, window: str, final: bool) -> bool:
-        """Whether nothing in the window can be, or become, a match: a quick look that errs to the safe side."""
+    def is_clear(self, window: str, final: bool) -> bool:
+        """See ``gateway.detector.Detector``."""
         words = _words(window)
         if not self._root.children.keys().isdisjoint(words):
             return False
-        if not final and (window[-2:] in self._secret_ends or (words and words[-1] in self._root.prefixes)):
+        if not final and (self._may_open(window) or self._may_go_on(window, words)):
             return False
         for mark, literals in self._by_mark:
             if mark in window:
@@ -107,13 +105,25 @@ class LexicalDetector:
                         return False
         return True
 
+    def _may_open(self, window: str) -> bool:
+        """Whether the window's last characters may be the beginning of a secret's literal."""
+        last = window[-2:]
+        if last in self._secret_ends:
+            return True
+        in_word = last.isalnum() and len(last) > 1
+        return not in_word and last[-1:] in self._secret_starts
+
     # -- phrases
+
+    def _may_go_on(self, window: str, words: list[str]) -> bool:
+        """Whether the window's last word, which may not be whole, may be the first of a phrase."""
+        return bool(words) and words[-1] in self._root.prefixes and window.endswith(words[-1])
 
     def _scan_phrases(self, window: str, in_word: bool, final: bool) -> Scan:
         words = _words(window)
         if not words:
             return Scan(None, len(window))
-        may_go_on = not final and words[-1] in self._root.prefixes and window.endswith(words[-1])
+        may_go_on = not final and self._may_go_on(window, words)
         if not may_go_on and self._root.children.keys().isdisjoint(words):
             return Scan(None, len(window))
         return self._walk_phrases(window, in_word, final)

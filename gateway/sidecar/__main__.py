@@ -12,6 +12,7 @@ import os
 import signal
 import sys
 
+from gateway import logs
 from gateway.sidecar.core import Sidecar
 from gateway.sidecar.messages import LINE_BYTES, Configure, FromSidecar, decode_from_worker, encode
 from storage.database import Database
@@ -28,7 +29,7 @@ async def _serve(answers: int) -> None:
     configure = decode_from_worker(line)
     if not isinstance(configure, Configure):
         raise TypeError("the first message configures")
-    logging.getLogger().setLevel(configure.log_level)
+    logs.configure(logging.getLevelName(configure.log_level), configure.log_format)
     protocol = asyncio.StreamReaderProtocol(asyncio.StreamReader())
     output, _ = await loop.connect_write_pipe(lambda: protocol, os.fdopen(answers, "wb", buffering=0))
 
@@ -61,9 +62,7 @@ def main() -> None:
     # Signals to the whole group mean the worker: it may still answer for a while, and tells us when it ends.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
-    logging.basicConfig(
-        level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
-    )
+    logs.configure("info", "text")
     # Whatever else writes to standard output must not break into the messages.
     answers = os.dup(1)
     os.dup2(2, 1)

@@ -42,6 +42,7 @@ class Configure(Message, frozen=True):
     finish_seconds: float = 5.0  #: for shipping what is left once the worker has gone
     telemetry: TelemetryConfig | None = None
     log_level: int = logging.INFO
+    log_format: str = "text"  #: or json
 
     def __repr__(self) -> str:
         return f"Configure(gateway_id={self.gateway_id!r})"

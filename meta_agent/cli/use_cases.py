@@ -7,7 +7,6 @@ from typing import Annotated, Any
 import typer
 
 from meta_agent.cli.assignments import parse_assignments
-from meta_agent.cli.client import Json, segment
 from meta_agent.cli.invocation import Invocation, current
 from meta_agent.cli.keys import usage_facts
 from meta_agent.cli.output import make_facts, make_table
@@ -33,6 +32,8 @@ def list_use_cases(context: typer.Context) -> None:
 @app.command()
 def show(context: typer.Context, name: Name) -> None:
     """One use case: how it is served, and what it used today and in this month."""
+    from meta_agent.cli.client import segment
+
     call = current(context)
     found = call.client.get(f"use-cases/{segment(name)}")
     used = call.client.get(f"use-cases/{segment(name)}/usage")
@@ -50,19 +51,21 @@ def change(
         list[str],
         typer.Argument(
             metavar="KEY=VALUE...",
-            help="Keys as under use_cases[].gateway in the settings, such as limits.requests_per_minute=60 or "
+            help="As under use_cases[].gateway in the settings: limits.requests_per_minute=60, "
             "capture=redacted; a value may be JSON; none is the default again.",
         ),
     ],
 ) -> None:
     """Change how a use case is served. Gateways know within a second or so."""
+    from meta_agent.cli.client import segment
+
     call = current(context)
     changed = call.client.patch(f"use-cases/{segment(name)}", {"serving": parse_assignments(assignments)})
     call.output.data(changed)
     _show(call, changed)
 
 
-def _show(call: Invocation, use_case: Json) -> None:
+def _show(call: Invocation, use_case: dict[str, Any]) -> None:
     facts: dict[str, Any] = {
         "risk": use_case["risk"],
         "assigned by": use_case["assignment_unit"],

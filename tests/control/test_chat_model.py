@@ -12,8 +12,8 @@ import pytest
 
 from meta_agent import chat
 from meta_agent.chat import ChatEvent
-from meta_agent.services import Services
 from meta_agent.gateway_settings import ProviderSettings
+from meta_agent.services import Services
 from meta_agent.settings import AgentSettings, Settings
 from policies.policy import Policy
 from storage import proposals

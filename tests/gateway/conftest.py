@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import dataclasses
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
@@ -15,6 +14,7 @@ from typing import Any
 import httpx
 import openai
 import pytest
+import uvloop
 from sqlalchemy import text
 
 from gateway.app import Gateway
@@ -26,9 +26,21 @@ from storage.database import Database
 from storage.vocabulary import Arm, AssignmentUnit, Risk
 from tests.gateway.fake_upstream import FakeUpstream
 
+#: These run on the product's loop as well as on that of the other tests.
+_ON_BOTH_LOOPS = frozenset({"test_server.py", "test_upstream.py"})
+
 USE_CASE = "story-teller"
 SECRET = "0123456789abcdef" * 3
 PSEUDONYM_KEY = b"of the tests"
+
+
+def pytest_asyncio_loop_factories(
+    item: pytest.Item,
+) -> dict[str, Callable[[], asyncio.AbstractEventLoop]]:
+    """The loop of a test; of several, one after the other."""
+    if item.path.name in _ON_BOTH_LOOPS:
+        return {"uvloop": uvloop.new_event_loop, "asyncio": asyncio.new_event_loop}
+    return {"asyncio": asyncio.new_event_loop}
 
 
 async def until(condition: Callable[[], Awaitable[Any]], seconds: float = 10.0) -> Any:

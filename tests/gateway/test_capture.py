@@ -14,16 +14,19 @@ from hypothesis import strategies as st
 from gateway.capture import ACCOUNTING, PERSON, WORDS, captured
 from gateway.interaction import Call, Outcome, row_of
 from storage.pseudonyms import pseudonym
+from storage.routing import KeyRecord
 from storage.vocabulary import Capture, InteractionStatus
 
 KEYED = partial(pseudonym, b"k" * 32)
+KEY = KeyRecord("app", "app", "0" * 64, frozenset(), None)
 SECRETS = ("ann-mueller", "the-prompt", "the-answer", "the-error", "talk-7")
 
 
 def row(**changes: Any) -> dict[str, Any]:
-    made = row_of(Call(id="int_1"), None, Outcome(InteractionStatus.OK, 200), None)
+    made = row_of(Call(KEY), None, Outcome(InteractionStatus.OK, 200), None)
     return {
         **made,
+        "id": "int_1",
         "at": "2026-01-01",
         "unit": "ann-mueller",
         "user_id": "ann-mueller",

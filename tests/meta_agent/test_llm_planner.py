@@ -12,11 +12,11 @@ from typing import Any
 import pytest
 from openai.lib._pydantic import to_strict_json_schema
 
+from meta_agent.gateway_settings import ProviderSettings
 from meta_agent.llm import ModelNotUsableError, build_chat_model
 from meta_agent.planners.llm import BadReplyError, LlmPlanner, _Reply, parse_reply, reply_schema
 from meta_agent.planners.rules import plan_by_rules
 from meta_agent.runner import Agent
-from meta_agent.gateway_settings import ProviderSettings
 from meta_agent.settings import AgentSettings, Settings
 from meta_agent.signals import assess
 from storage import decisions, proposals

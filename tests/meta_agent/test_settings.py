@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from decimal import Decimal
 from pathlib import Path
 
 import pytest
 
+from meta_agent.cli.processes import gateway_config
 from meta_agent.settings import ConfigurationError, Settings, load_settings
 
 GOOD = """\
@@ -238,12 +240,123 @@ def test_a_planner_that_cannot_be_built_stops_the_start(tmp_path: Path, agent: s
         load_settings(tmp_path / "a.yaml", {})
 
 
-def test_a_use_case_on_a_kind_without_adapter_is_refused(tmp_path: Path) -> None:
-    text = "providers: [{name: claude, kind: anthropic}]\n"
-    text += "use_cases: [{name: chat, stable: {provider: claude, model: x}}]\n"
-    (tmp_path / "a.yaml").write_text(text)
-    with pytest.raises(ConfigurationError, match="no adapter"):
-        load_settings(tmp_path / "a.yaml", {})
+SERVED = """\
+providers:
+  - {name: lab, kind: ollama}
+  - name: claude
+    kind: anthropic
+    api_key: "${OPENAI_API_KEY}"
+    headers: {x-team: blue}
+    total_timeout_seconds: 600
+  - name: aws
+    kind: litellm
+    extra: {aws_region_name: eu-central-1, aws_secret_access_key: "${OPENAI_API_KEY}"}
+gateway:
+  workers: 2
+  drain_seconds: 30
+  telemetry: {endpoint: "http://collector:4318/", headers: {authorization: "${OPENAI_API_KEY}"}}
+use_cases:
+  - name: chat
+    stable: {provider: claude, model: x}
+    gateway:
+      limits: {requests_per_minute: 60, usd_per_day: 0.5, over_budget: downgrade}
+      waiting: {retries: 2, hedge_after_seconds: 1.5}
+      capture: redacted
+      retention_days: 30
+      shadow: {usd_per_day: 1}
+      fallbacks: [{provider: aws, model: y, parameters: {temperature: 0}}]
+      downgrade: {provider: lab, model: z}
+"""
+
+
+def test_how_a_use_case_is_served_is_read(tmp_path: Path) -> None:
+    settings = load(tmp_path, SERVED)
+    serving = settings.use_cases[0].gateway
+    assert serving.limits.usd_per_day == Decimal("0.5")
+    assert [each.model for each in serving.targets] == ["y", "z"]
+    assert (serving.capture, serving.retention_days, serving.waiting.retries) == ("redacted", 30, 2)
+    assert settings.gateway.workers == 2
+    assert settings.gateway.telemetry is not None
+    assert settings.gateway.telemetry.endpoint == "http://collector:4318"
+    claude = settings.provider("claude")
+    assert claude is not None
+    assert claude.url == ""
+    for shown in (repr(settings), settings.model_dump_json(), str(settings.model_dump())):
+        assert SECRET not in shown
+
+
+def test_a_gateway_is_told_what_the_settings_say(tmp_path: Path) -> None:
+    settings = load(tmp_path, SERVED, META_AGENT_HOME=str(tmp_path / "home"))
+    told = gateway_config(settings, "postgresql://h/db")
+    assert told.providers["claude"].api_key == SECRET
+    assert told.providers["claude"].headers == {"x-team": "blue"}
+    assert told.providers["claude"].answer_seconds == 600
+    assert told.providers["lab"].answer_seconds == 120
+    assert told.providers["aws"].extra["aws_region_name"] == "eu-central-1"
+    assert told.drain_seconds == 30
+    assert told.telemetry is not None
+    assert told.telemetry.headers == {"authorization": SECRET}
+    assert told.pseudonym_key == gateway_config(settings, "postgresql://h/db").pseudonym_key
+    assert SECRET not in repr(told)
+    other = settings.model_copy(update={"home": tmp_path / "other"})
+    assert told.pseudonym_key != gateway_config(other, "").pseudonym_key
+
+
+def test_a_collector_may_come_from_the_environment(tmp_path: Path) -> None:
+    settings = load(
+        tmp_path,
+        META_AGENT__GATEWAY__TELEMETRY__ENDPOINT="https://collector",
+        META_AGENT__GATEWAY__TELEMETRY__HEADERS=f'{{"authorization": "{SECRET}"}}',
+    )
+    assert settings.gateway.telemetry is not None
+    assert settings.gateway.telemetry.headers.get_secret_value() == {"authorization": SECRET}
+    message = refusal(
+        tmp_path,
+        META_AGENT__GATEWAY__TELEMETRY__ENDPOINT="https://collector",
+        META_AGENT__GATEWAY__TELEMETRY__HEADERS=SECRET,
+    )
+    assert "gateway.telemetry.headers: a mapping is written as JSON" in message
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "expected"),
+    [
+        ("retries: 2", "retires: 2", ":20: unknown key use_cases.0.gateway.waiting.retires; known here: fir"),
+        ("requests_per_minute: 60", "rpm: 60", ":19: unknown key use_cases.0.gateway.limits.rpm; known here"),
+        ("provider: aws, model: y", "provder: aws, model: y", ":24: unknown key use_cases.0.gateway.fallb"),
+        ("usd_per_day: 1}", "usd: 1}", ":23: unknown key use_cases.0.gateway.shadow.usd; known here: conc"),
+        ("endpoint: ", "url: ", ":14: gateway.telemetry.endpoint: Field required"),
+        ("kind: ollama", "knd: ollama", ":2: providers.0.kind: Field required"),
+        ("capture: redacted", f"capture: {SECRET}", ":21: use_cases.0.gateway.capture: Input should be 'no"),
+        ("requests_per_minute: 60", "requests_per_minute: 0", ":19: use_cases.0.gateway.limits.requests_p"),
+        ("usd_per_day: 0.5", "usd_per_day: .nan", ":19: use_cases.0.gateway.limits.usd_per_day: "),
+        ("retention_days: 30", "retention_days: 0", ":22: use_cases.0.gateway.retention_days: Input should"),
+        ("hedge_after_seconds: 1.5", "total_seconds: .inf", ":20: use_cases.0.gateway.waiting.total_secon"),
+        ("over_budget: downgrade", f"over_budget: {SECRET}", ":19: use_cases.0.gateway.limits.over_budget"),
+        ("      downgrade: {provider: lab, model: z}\n", "", ":18: use_cases.0.gateway: over_budget: downgr"),
+        ("[{provider: aws, model: y, parameters: {temperature: 0}}]", "[]", "hedge_after_seconds needs fall"),
+        ("provider: aws", "provider: asw", ":24: use case chat is served by provider asw, which is not con"),
+        ("provider: lab, model: z", "provider: lob, model: z", ":25: use case chat is served by provider l"),
+        ("{name: lab, kind: ollama}", "{name: lab, kind: ollama, extra: {a: b}}", ":2: provider lab of kind"),
+        ("kind: ollama", "kind: ollama, ca_file: no.pem", ":2: the ca_file of provider lab is not there"),
+        ("kind: ollama", "kind: ollama, base_url: 'h:8000/v1'", ":2: providers.0.base_url: write http://h"),
+        ("x-team: blue", f'"x team": "{SECRET}"', "the name of a header holds letters, digits and hyphens"),
+        ("x-team: blue", f'x-team: "{SECRET}\\n"', ":6: providers.1.headers.x-team: the value of a header i"),
+        ("collector:4318/", "collector:4318/v1/traces", ":14: gateway.telemetry.endpoint: write the coll"),
+        ("workers: 2", "workers: 0", ":12: gateway.workers: Input should be greater than or equal to 1"),
+        ("drain_seconds: 30", "drain_seconds: soon", ":13: gateway.drain_seconds: Input should be a valid"),
+    ],
+)
+def test_a_wrong_word_about_serving_is_a_sentence(tmp_path: Path, old: str, new: str, expected: str) -> None:
+    assert old in SERVED
+    message = refusal(tmp_path, SERVED.replace(old, new, 1))
+    assert expected in message
+
+
+def test_authorities_of_a_private_server_are_found_beside_the_file(tmp_path: Path) -> None:
+    (tmp_path / "ca.pem").write_text("")
+    settings = load(tmp_path, SERVED.replace("kind: ollama", "kind: ollama, ca_file: ca.pem"))
+    assert settings.providers[0].ca_file == tmp_path / "ca.pem"
 
 
 def test_the_planner_is_no_use_cases_stable(tmp_path: Path) -> None:

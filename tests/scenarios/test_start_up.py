@@ -247,7 +247,7 @@ def test_a_database_without_tables_is_refused(place: Path, server_url: str, comm
     with psycopg.connect(url, autocommit=True) as connection:
         connection.execute("drop table alembic_version")
     code, said = Site(place / "empty", META_AGENT__DATABASE__URL=url).run(command)
-    assert (code, said) == (1, "the database lacks 0001_pre: run `meta-agent migrate` first\n")
+    assert (code, said) == (1, "the database lacks 0001_pre, 0002_pre: run `meta-agent migrate` first\n")
     drop(server_url, url)
 
 
