@@ -10,9 +10,10 @@ from typing import Any
 
 from gateway.chat_request import conversation_of, split_model, user_of
 from gateway.errors import ApiError, too_large, unknown_model
-from gateway.interaction import CHARACTERS_PER_TOKEN, DEFAULT_SERVING, Call, Target
+from gateway.interaction import CHARACTERS_PER_TOKEN, DEFAULT_SERVING, Call, Target, fallback_target
 from gateway.keys import EVALUATE, INFER, PIN, callable_use_cases, demand_scope, may_call
 from gateway.limits import Claim, Limiter
+from gateway.metrics import Metrics
 from gateway.routing import choose_arm, choose_unit
 from storage.routing import RoutingSnapshot
 from storage.vocabulary import InteractionKind
@@ -73,10 +74,30 @@ def pin(call: Call, snapshot: RoutingSnapshot, release: str, purpose: bytes | No
 
 def take_allowance(call: Call, limiter: Limiter, now: float, raw_size: int) -> None:
     """Count the call against the limits of its key and use case. Raises ``ApiError`` (429)."""
+    estimate = raw_size // CHARACTERS_PER_TOKEN + _length_wanted(call)
+    call.ticket = limiter.admit(now, call.at.date(), claims_of(call), estimate)
+
+
+def _length_wanted(call: Call) -> int:
+    """The tokens that the answer may have, as far as the caller says; no more than it will be lowered to."""
     body = call.body or {}
     wanted = body.get("max_completion_tokens") or body.get("max_tokens")
-    estimate = raw_size // CHARACTERS_PER_TOKEN + (wanted if isinstance(wanted, int) else 0)
-    call.ticket = limiter.admit(now, call.at.date(), claims_of(call), estimate)
+    if not isinstance(wanted, int) or wanted <= 0:
+        return 0
+    limits = (call.key.limits.max_tokens, call.serving.limits.max_tokens)
+    return min(wanted, *(each for each in limits if each is not None), wanted)
+
+
+def within_budget(call: Call, target: Target, metrics: Metrics) -> Target:
+    """Whoever is cheap enough, once a budget is spent. A pinned call is never diverted."""
+    ticket = call.ticket
+    if ticket is None or not (ticket.alerts or ticket.downgrade):
+        return target
+    for alert in ticket.alerts:
+        metrics.count_over_budget(alert.subject, alert.period)
+    if ticket.downgrade and target.arm is not None and call.serving.downgrade is not None:
+        return fallback_target(call.serving.downgrade)
+    return target
 
 
 def claims_of(call: Call) -> tuple[Claim, Claim]:

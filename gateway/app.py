@@ -171,8 +171,9 @@ class Gateway:
     # -- limits
 
     def _watch_limits(self, snapshot: RoutingSnapshot) -> None:
-        """Ask for the usage of whoever has a limit; the others cost nothing."""
+        """Ask for the usage of whoever has a limit, for the others cost nothing; forget old deployments."""
         self._office.watch(_limited(snapshot))
+        self.services.breakers.keep(_routed(snapshot))
 
     def _take_totals(self, totals: Totals) -> None:
         self.services.limiter.absorb(self.services.time(), totals)
@@ -203,6 +204,18 @@ def _limited(snapshot: RoutingSnapshot) -> Iterator[str]:
             yield f"use_case:{name}"
         if serving.shadow.usd_per_day is not None:
             yield f"shadow:{name}"
+
+
+def _routed(snapshot: RoutingSnapshot) -> frozenset[str]:
+    """The deployments that may be asked."""
+    arms = (arm.deployment.id for route in snapshot.routes.values() for arm in route.arms)
+    fallbacks = (
+        each.deployment.id
+        for serving in snapshot.servings.values()
+        for each in (*serving.fallbacks, serving.downgrade)
+        if each is not None
+    )
+    return frozenset((*arms, *fallbacks))
 
 
 def _smallest(limit: int, other: int | None) -> int:

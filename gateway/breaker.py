@@ -213,7 +213,9 @@ class Breakers:
 
     def keep(self, deployment_ids: Collection[str]) -> None:
         """Forget the deployments that no route leads to any more."""
-        self._breakers = {name: each for name, each in self._breakers.items() if name in deployment_ids}
+        self._breakers = {
+            name: each for name, each in self._breakers.items() if name.partition("/")[0] in deployment_ids
+        }
 
     def states(self, now: float) -> dict[str, BreakerState]:
         """By deployment, for metrics."""

@@ -7,11 +7,20 @@ import logging
 from typing import Any
 
 from gateway import plain, stream
-from gateway.admission import check_size, choose_use_case, claims_of, draw, note_people, pin, take_allowance
+from gateway.admission import (
+    check_size,
+    choose_use_case,
+    claims_of,
+    draw,
+    note_people,
+    pin,
+    take_allowance,
+    within_budget,
+)
 from gateway.chat_request import check_chat, parse_body
 from gateway.errors import ApiError, UpstreamError, internal
 from gateway.exchange import Exchange, broken, cancelled, failure
-from gateway.interaction import Call, Outcome, Target, fallback_target
+from gateway.interaction import Call, Outcome, Target
 from gateway.replies import send_error
 from gateway.routing import is_mirrored
 from gateway.server import Header, Reply, Request
@@ -63,7 +72,7 @@ class Completions:
         target = self._choose(call, snapshot, release, request)
         take_allowance(call, services.limiter, services.time(), len(request.body))
         asked = Asked(call.id, call.model, body, int(call.at.timestamp()))
-        return Exchange(services, call, self._within_budget(call, target), self._surface, asked)
+        return Exchange(services, call, within_budget(call, target, services.metrics), self._surface, asked)
 
     def _check(self, body: dict[str, Any]) -> bool:
         """Refuse what nobody could answer; whether a stream is wanted."""
@@ -74,19 +83,8 @@ class Completions:
             return draw(call, snapshot)
         return pin(call, snapshot, release, request.headers.get(b"x-meta-agent-purpose"))
 
-    def _within_budget(self, call: Call, target: Target) -> Target:
-        """Whoever is cheap enough, once a budget is spent. A pinned call is never diverted."""
-        ticket = call.ticket
-        if ticket is None or not (ticket.alerts or ticket.downgrade):
-            return target
-        for alert in ticket.alerts:
-            self._services.metrics.count_over_budget(alert.subject, alert.period)
-        if ticket.downgrade and target.arm is not None and call.serving.downgrade is not None:
-            return fallback_target(call.serving.downgrade)
-        return target
-
     def _refusal_headers(self, call: Call, error: ApiError) -> list[Header]:
-        headers = [(b"x-request-id", call.id.encode())]
+        headers = [(name, call.id.encode()) for name in self._surface.id_headers]
         if error.status == 429 and call.use_case is not None:
             headers += self._services.limiter.headers_for(claims_of(call))
         return headers
@@ -115,6 +113,10 @@ class Completions:
             exchange.warn(error)
             exchange.record(failure(exchange.call, error, told))
             send_error(reply, told, exchange.headers(), self._surface.error)
+        except ApiError as error:  # the deployment made it plain that nobody should be asked this
+            exchange.status = InteractionStatus.REJECTED
+            self._refuse(exchange.call, error)
+            send_error(reply, error, exchange.headers(), self._surface.error)
         except asyncio.CancelledError:
             if exchange.status is None:
                 exchange.record(cancelled(exchange.call))

@@ -8,7 +8,7 @@ import orjson
 
 from gateway.chat_request import check_embeddings
 from gateway.completions import Completions
-from gateway.errors import ApiError, InvalidAnswerError
+from gateway.errors import ApiError, InvalidAnswerError, UpstreamStatusError
 from gateway.exchange import Exchange, settled
 from gateway.provider import Answer, Provider, Terms
 from gateway.replies import send_json
@@ -16,11 +16,15 @@ from gateway.server import Reply
 from gateway.surface import Asked
 from gateway.surfaces.chat import ChatWriter
 
+#: What a server of a chat model answers.
+_NO_SUCH_THING = frozenset({404, 405, 501})
+
 
 class EmbeddingsSurface:
     """See ``gateway.surface.Surface``. The gateway's own form of such a request is OpenAI's too."""
 
     name = "embeddings"
+    id_headers: tuple[bytes, ...] = (b"x-request-id",)
 
     def read(self, body: dict[str, Any]) -> dict[str, Any]:
         """The body as it is."""
@@ -64,4 +68,11 @@ class Embeddings(Completions):
 
 
 async def _embed(provider: Provider, request: dict[str, Any], terms: Terms) -> Answer:
-    return await provider.embed(request, terms)
+    try:
+        return await provider.embed(request, terms)
+    except UpstreamStatusError as error:
+        if error.status not in _NO_SUCH_THING:
+            raise
+    # The caller's mistake, and nothing that could be held against the deployment.
+    text = "The model behind this use case makes no embeddings. Name a use case whose model does."
+    raise ApiError(400, text, code="embeddings_unsupported", param="model")

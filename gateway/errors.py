@@ -5,6 +5,7 @@
     └── UpstreamError            a provider failed us
         ├── NotConfiguredError   a route names a provider that this gateway does not have
         ├── ConnectError         nobody answered the door
+        ├── HungUpError          it closed the connection without a word
         ├── BusyError            our own limit of connections to it is reached
         ├── CircuitOpenError     too many of its last calls failed: it was not asked
         ├── HedgedError          another deployment answered sooner
@@ -19,6 +20,7 @@ caller can act on them, and a provider's 401 never looks like the caller's own.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -77,6 +79,12 @@ class ConnectError(UpstreamError):
     code = "upstream_unreachable"
 
 
+class HungUpError(UpstreamError):
+    """The provider took the request and closed the connection: what it did with it, nobody knows."""
+
+    code = "upstream_hung_up"
+
+
 class BusyError(UpstreamError):
     """All connections that the gateway may hold to the provider are in use."""
 
@@ -84,9 +92,15 @@ class BusyError(UpstreamError):
 
 
 class CircuitOpenError(UpstreamError):
-    """Too many of the deployment's last calls failed: it is left alone for a moment."""
+    """Too many of the deployment's last calls failed, or it said that it has too much to do."""
 
     code = "upstream_circuit_open"
+
+    def __init__(self, seconds: float, *, resting: bool) -> None:
+        reason = "it asked to be left alone" if resting else "too many of its last calls failed"
+        super().__init__(f"{reason}; for {seconds:.1f} s more it is")
+        self.retry_after = str(max(1, math.ceil(seconds)))
+        self.resting = resting
 
 
 class HedgedError(UpstreamError):
@@ -164,11 +178,17 @@ def for_caller(error: UpstreamError, use_case: str, provider: str) -> ApiError:
     if isinstance(error, BusyError):
         text = f"The gateway is at its limit of calls to the model behind '{use_case}'. Retry in a moment."
         return ApiError(503, text, "overloaded_error", error.code, retry_after="1")
+    if isinstance(error, CircuitOpenError) and error.resting:
+        text = f"The model behind '{use_case}' is at its rate limit. Wait as retry-after says, then retry."
+        return ApiError(429, text, "rate_limit_error", "upstream_rate_limited", None, error.retry_after)
     if isinstance(error, CircuitOpenError):
         text = f"The model behind '{use_case}' keeps failing. Retry in a moment; {operator}."
-        return ApiError(503, text, "overloaded_error", error.code, retry_after="5")
+        return ApiError(503, text, "overloaded_error", error.code, retry_after=error.retry_after)
     if isinstance(error, ConnectError):
         text = f"The model behind '{use_case}' cannot be reached. Retry in a few seconds; {operator}."
+        return ApiError(502, text, "upstream_error", error.code)
+    if isinstance(error, HungUpError):
+        text = f"The model behind '{use_case}' closed the connection without an answer. Retry; {operator}."
         return ApiError(502, text, "upstream_error", error.code)
     if isinstance(error, StreamBrokenError):
         text = f"The model behind '{use_case}' stopped in the middle of its answer. Retry; {operator}."

@@ -16,6 +16,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
 
 from gateway.answer_guard import AnswerGuard
+from gateway.breaker import Breaker, BreakerState
 from gateway.errors import ApiError, CircuitOpenError, HedgedError, UpstreamError, for_caller
 from gateway.interaction import Bill, Call, Outcome, Target, fallback_target
 from gateway.keys import INSPECT
@@ -118,9 +119,11 @@ class Exchange:
     async def _attempt(self, ask: Ask[T], target: Target) -> T:
         services = self.services
         self._attempts += 1
-        breaker = services.breakers.of(target.deployment.id)
-        if not breaker.allows(services.time()):
-            raise CircuitOpenError("too many of its last calls failed; it is left alone for a moment")
+        breaker = self._breaker_of(target)
+        now = services.time()
+        if not breaker.allows(now):
+            resting = breaker.state(now) is BreakerState.RESTING
+            raise CircuitOpenError(breaker.seconds_closed_off(now), resting=resting)
         provider = services.provider_of(target)
         request = request_of(self.call, target, services)
         started = time.perf_counter()
@@ -139,7 +142,12 @@ class Exchange:
 
     def note_broken(self, error: UpstreamError) -> None:
         """The deployment has begun its answer well and did not end it."""
-        self.services.breakers.of(self.target.deployment.id).failed(self.services.time(), error)
+        self._breaker_of(self.target).failed(self.services.time(), error)
+
+    def _breaker_of(self, target: Target) -> Breaker:
+        """One for each thing that is asked of a deployment: no embeddings does not mean no chat."""
+        name = target.deployment.id
+        return self.services.breakers.of(name if self.surface.name != "embeddings" else f"{name}/embeddings")
 
     def _terms(self) -> Terms:
         waiting, trace = self.call.serving.waiting, self.call.trace
@@ -184,6 +192,7 @@ class Exchange:
         """Log that the one who was asked besides was asked in vain."""
         asked = self.call.copy()
         asked.id, asked.ticket, asked.fallback_of = new_id("int"), None, self.call.id
+        asked.trace = self.call.trace and self.call.trace.child()
         told = for_caller(error, asked.use_case or "", rival.deployment.provider)
         self.services.record(asked, self._target_of(rival), failure(asked, error, told))
 
@@ -191,6 +200,7 @@ class Exchange:
         """Log the failure of the present target, and make another one the target."""
         failed = self.call.copy()
         failed.id, failed.ticket = new_id("int"), None
+        failed.trace = self.call.trace and self.call.trace.child()
         self.warn(error)
         self.services.record(failed, self.target, failure(self.call, error, self.told(error)))
         self.services.metrics.count_fallback(self.call.use_case or "", error.code)
@@ -234,7 +244,7 @@ class Exchange:
     def headers(self, overhead_seconds: float | None = None, cost: Bill | None = None) -> list[Header]:
         """What every caller may know; who answered and at what cost, for keys that may see it."""
         call, target = self.call, self.target
-        headers = [(b"x-request-id", call.id.encode())]
+        headers = [(name, call.id.encode()) for name in self.surface.id_headers]
         if call.ticket is not None:
             headers += self.services.limiter.headers(call.ticket)
         if INSPECT not in call.key.scopes:

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from gateway.interaction import Bill, Call, Outcome, Target
+from storage.vocabulary import InteractionKind
 
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0)
 _OVERHEAD_SECONDS = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.5, 1.0)
@@ -61,8 +62,9 @@ class Metrics:
         measured = self._use_cases.get(name)
         if measured is None:
             measured = self._use_cases[name] = _UseCase()
-        measured.latency.observe(outcome.latency_seconds)
-        measured.overhead.observe(outcome.overhead_seconds)
+        if call.kind is not InteractionKind.SHADOW:  # nobody waited for it
+            measured.latency.observe(outcome.latency_seconds)
+            measured.overhead.observe(max(0.0, outcome.overhead_seconds))
         if outcome.ttft_seconds is not None:
             measured.first_token.observe(outcome.ttft_seconds)
         if cost is not None:

@@ -30,6 +30,7 @@ from gateway.upstream import Connection, Origin, Pool
 #: A single event longer than this is no chat completion chunk.
 _EVENT_LIMIT = 4 * 1024 * 1024
 _DONE = b"[DONE]"
+_RETRY_AFTER_LIMIT = 40
 
 #: What an error answer means: its headers (names in lower case), status and body.
 ErrorReader = Callable[[Mapping[bytes, bytes], int, bytes], UpstreamError]
@@ -37,8 +38,13 @@ ErrorReader = Callable[[Mapping[bytes, bytes], int, bytes], UpstreamError]
 
 def status_error(headers: Mapping[bytes, bytes], status: int, body: bytes) -> UpstreamError:
     """What an error answer means if nothing else is known of it: its status."""
-    retry_after = headers.get(b"retry-after", b"").decode("latin-1") or None
-    return UpstreamStatusError(status, error_message(body), retry_after)
+    return UpstreamStatusError(status, error_message(body), _retry_after(headers))
+
+
+def _retry_after(headers: Mapping[bytes, bytes]) -> str | None:
+    """What clients are told too: seconds or a date, and nothing longer than those."""
+    value = headers.get(b"retry-after", b"")
+    return value.decode("latin-1") if 0 < len(value) <= _RETRY_AFTER_LIMIT else None
 
 
 class OpenAiWire:

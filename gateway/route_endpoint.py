@@ -11,15 +11,19 @@ from typing import Any
 
 import orjson
 
-from gateway.admission import choose_use_case, draw, note_people, pin, take_allowance
+from gateway.admission import choose_use_case, draw, note_people, pin, take_allowance, within_budget
+from gateway.breaker import BreakerState
 from gateway.chat_request import parse_body
 from gateway.errors import ApiError
-from gateway.interaction import Call, Outcome, Target
+from gateway.interaction import Call, Outcome, Target, fallback_target
 from gateway.keys import ROUTE
+from gateway.limits import clamp_tokens
 from gateway.replies import send_error, send_json
+from gateway.retrying import line_of
 from gateway.server import Reply, Request
 from gateway.services import Services
 from gateway.tracing import trace_of
+from storage.routing import DeploymentSpec
 from storage.vocabulary import InteractionKind, InteractionStatus
 
 _VALID = timedelta(seconds=60)
@@ -58,10 +62,22 @@ class RouteEndpoint:
         call.trace = trace_of(request.headers.get(b"traceparent"), begin=services.config.traces)
         target = pin(call, snapshot, release, None) if release is not None else draw(call, snapshot)
         take_allowance(call, services.limiter, services.time(), 0)
-        return target
+        return self._in_order(call, within_budget(call, target, services.metrics))
+
+    def _in_order(self, call: Call, target: Target) -> Target:
+        """The target, or the next in line while it is left alone for failing."""
+        if self._is_well(target.deployment):
+            return target
+        line = line_of(target.arm, call.route, call.serving.fallbacks, {target.deployment.id})
+        well = next((each for each in line if self._is_well(each.deployment)), None)
+        return target if well is None else fallback_target(well)
+
+    def _is_well(self, deployment: DeploymentSpec) -> bool:
+        state = self._services.breakers.of(deployment.id).state(self._services.time())
+        return state is BreakerState.CLOSED
 
     def _route(self, call: Call, target: Target) -> dict[str, Any]:
-        deployment = target.deployment
+        deployment, limits = target.deployment, (call.key.limits, call.serving.limits)
         provider = self._services.config.providers.get(deployment.provider)
         expires: datetime = call.at + _VALID
         return {
@@ -75,7 +91,7 @@ class RouteEndpoint:
             "kind": provider.kind if provider else None,
             "base_url": (provider.base_url or None) if provider else None,
             "model": deployment.model,
-            "parameters": deployment.parameters,
+            "parameters": clamp_tokens(deployment.parameters, *limits, unnamed="max_tokens"),
             "system_prompt": deployment.system_prompt,
             "expires_at": expires.isoformat(),
         }

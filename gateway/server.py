@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import re
 import socket
 from collections import deque
 from email.utils import formatdate
@@ -30,12 +31,18 @@ Header = tuple[bytes, bytes]
 
 _HEAD_BYTES = 64 * 1024
 _PIPELINED = 16  #: requests that may wait on one connection before it is not read any more
+_LONG_BODY_BYTES = 64 * 1024  #: one that waits with a body of that size is enough
+_LEAST_TAKEN_BYTES = 16 * 1024  #: whoever takes less of an answer than that in the stall's time is dropped
 _DISCARD_BYTES = 1024 * 1024  #: of a refused request's body that are read so that its connection can go on
 _LINGER_SECONDS = 2.0  #: a client that is still sending must get the chance to see why it is refused
+_LAST_SECONDS = 2.0  #: for handlers that were broken off to put things in order
 _SWEEP_SECONDS = 0.25
 _STATUS_LINES = {each.value: f"HTTP/1.1 {each.value} {each.phrase}\r\n".encode() for each in HTTPStatus}
 #: Whoever sends these twice wants two readers to see two different requests.
-_SINGLE = frozenset({b"host", b"authorization", b"x-api-key", b"content-length", b"content-type"})
+_SINGLE = frozenset(
+    {b"host", b"authorization", b"x-api-key", b"content-length", b"content-type", b"transfer-encoding"}
+)
+_AUTHORITY = re.compile(rb"https?://[^/?#]*", re.IGNORECASE)
 
 
 class Request:
@@ -45,6 +52,8 @@ class Request:
 
     def __init__(self, method: bytes, target: bytes, headers: dict[bytes, bytes]) -> None:
         self.method = method
+        if not target.startswith(b"/"):
+            target = _origin_form(target)
         path, _, query = target.partition(b"?")
         self.path = path.decode("latin-1")
         self.query = query
@@ -95,19 +104,21 @@ class Reply:
 
     def send(self, status: int, headers: list[Header], body: bytes) -> None:
         """A whole answer."""
-        self.started = True
         head = self._make_head(status, headers) + b"content-length: %d\r\n\r\n" % len(body)
+        self.started = True
         self._end(head if self._head_only else head + body)
 
     def start(self, status: int, headers: list[Header]) -> None:
         """The head of an answer in pieces. It leaves with the first piece."""
-        self.started = True
         framing = b"transfer-encoding: chunked\r\n\r\n" if self._chunked else b"\r\n"
         self._keep = self._keep and self._chunked
         self._head = self._make_head(status, headers) + framing
+        self.started = True
 
     def write(self, data: bytes) -> None:
         """A piece. May be empty: then whatever waits is sent."""
+        if self._head_only:
+            return
         piece = b"%x\r\n%b\r\n" % (len(data), data) if self._chunked and data else data
         if self._head:
             piece, self._head = self._head + piece, b""
@@ -118,7 +129,11 @@ class Reply:
         """The last piece, and the end."""
         last = b"%x\r\n%b\r\n0\r\n\r\n" % (len(data), data) if data else b"0\r\n\r\n"
         head, self._head = self._head, b""
-        self._end(head + (last if self._chunked else data))
+        self._end(head if self._head_only else head + (last if self._chunked else data))
+
+    def be_last(self) -> None:
+        """No request is read after this one: say so if the head has not left, and close in any case."""
+        self._keep = False
 
     def break_off(self) -> None:
         """Close the connection in the middle of an answer that cannot be finished."""
@@ -159,12 +174,14 @@ class Connection(asyncio.Protocol):
         self._waiting: deque[tuple[Request, Reply, ApiError | None]] = deque()
         self._reply: Reply | None = None  #: of the request being answered
         self._task: asyncio.Task[None] | None = None
-        self._closing = False
+        self._closing = False  # nothing more is read
         self._reading_paused = False
         self.write_paused = False
+        self._unsent = 0  # bytes, when the sweeper last looked
         self._drained: asyncio.Future[None] | None = None
         self.deadline = 0.0  #: when the sweeper may give up on it; 0: never
-        self._head_size = 0  # bytes of the head that is being read
+        self._bare = 0  # bytes of a head, or between two pieces of a body
+        self._is_11 = True
         self._reset()
 
     def _reset(self) -> None:
@@ -173,7 +190,8 @@ class Connection(asyncio.Protocol):
         self._in_head = True
         self._request: Request | None = None
         self._refusal: ApiError | None = None
-        self._pieces: list[bytes] = []
+        self._expects = False
+        self._body: bytes | bytearray = b""
         self._size = 0
         self._body_limit = 0
         self._raw_left = 0
@@ -187,31 +205,54 @@ class Connection(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._transport = None
-        self.server.forget(self)
+        self.deadline = 0.0
         self._waiting.clear()
+        del self._parser  # it holds on to this object, and only the collector would part them
         if self._drained is not None and not self._drained.done():
             self._drained.set_result(None)
+        if self._task is None:
+            self.server.forget(self)
+            return
         if self._reply is not None and not self._reply.finished:
             self._reply.gone = True
-            if self._task is not None:
-                self._task.cancel()
+            self._task.cancel()
+        self._task.add_done_callback(self._let_go)
+
+    def _let_go(self, task: asyncio.Task[None]) -> None:
+        """Only now is nothing of it left: what a handler does in its end belongs to it."""
+        self._reply = self._task = None
+        self.server.forget(self)
 
     def data_received(self, data: bytes) -> None:
         if self._closing:
             return
-        if self._in_head:
-            self._head_size += len(data)
+        self._bare += len(data)
         if self._raw_left:
             self._read_raw(data)
-            return
+        elif self._bare > self._limits.head_bytes and self._in_head:
+            self._parse_much(data)
+        else:
+            self._parse(data)
+            if self._bare > self._limits.head_bytes:
+                self._turn_away(431)
+
+    def _parse_much(self, data: bytes) -> None:
+        """More than a head may have: it may be one too large, or there may be a body behind it."""
+        allowed = len(data) + self._limits.head_bytes - self._bare
+        self._bare = self._limits.head_bytes
+        self._parse(data[:allowed])
+        if self._in_head and self._bare == self._limits.head_bytes:
+            self._turn_away(431)
+        else:
+            self.data_received(data[allowed:])
+
+    def _parse(self, data: bytes) -> None:
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserUpgrade as stop:
             self._go_on_in_http(data[stop.args[0] :])
         except httptools.HttpParserError:
             self._turn_away(400)
-        if self._in_head and self._head_size > self._limits.head_bytes:
-            self._turn_away(431)
 
     # -- offers of another protocol (h2c by Java's client): not taken up, the request is answered in HTTP/1.1
 
@@ -221,10 +262,7 @@ class Connection(asyncio.Protocol):
             self._turn_away(400)
             return
         self._raw_left = int(self._headers.get(b"content-length", b"0"))
-        if self._raw_left:
-            self._read_raw(rest)
-        else:
-            self._complete(keep=False)
+        self._read_raw(rest)
 
     def _read_raw(self, data: bytes) -> None:
         piece = data[: self._raw_left]
@@ -237,19 +275,25 @@ class Connection(asyncio.Protocol):
 
     def pause_writing(self) -> None:
         self.write_paused = True
-        self.deadline = self.server.time() + self._limits.stall_seconds
+        self._give_time_to_take()
 
     def resume_writing(self) -> None:
         self.write_paused = False
-        self.deadline = 0.0
+        if self._reply is not None and not self._reply.finished:
+            self.deadline = 0.0
+        else:
+            more = _LINGER_SECONDS if self._closing else self._limits.idle_seconds
+            self.deadline = self.server.time() + more
         if self._drained is not None and not self._drained.done():
             self._drained.set_result(None)
+        if self._reply is None and self._waiting:
+            self._go_on()
 
     # -- httptools
 
     def on_message_begin(self) -> None:
         self._reset()
-        if self._reply is None:
+        if self._reply is None and not self.write_paused:
             self.deadline = self.server.time() + self._limits.request_seconds
 
     def on_url(self, url: bytes) -> None:
@@ -265,26 +309,42 @@ class Connection(asyncio.Protocol):
 
     def on_headers_complete(self) -> None:
         self._in_head = False
-        parser = self._parser
-        if parser.get_http_version() == "1.1" and b"host" not in self._headers:
-            raise ValueError("HTTP/1.1 without a host")
-        request = self._request = Request(parser.get_method(), self._target, self._headers)
+        self._bare = 0
+        headers = self._headers
+        self._check_framing(headers)
+        request = self._request = Request(self._parser.get_method(), self._target, headers)
         try:
             self._body_limit = self._app.admit(request)
-            announced = self._headers.get(b"content-length")
+            announced = headers.get(b"content-length")
             if announced is not None and int(announced) > self._body_limit:
                 self._refusal = too_large(self._body_limit)
         except ApiError as error:
-            self._refusal = error
-        expects = self._headers.get(b"expect", b"").lower() == b"100-continue"
+            self._refusal = error.with_traceback(None)  # that leads back here: a circle
+        except Exception:
+            _log.exception("a request could not be looked at")
+            self._refusal = _FAILED
+        expects = self._is_11 and headers.get(b"expect", b"").lower() == b"100-continue"
         if self._refusal is not None:
-            announced_size = int(self._headers.get(b"content-length", b"0"))
-            if expects or announced_size > _DISCARD_BYTES:
+            if expects or int(headers.get(b"content-length", b"0")) > _DISCARD_BYTES:
                 self._refuse_now()
-        elif expects and self._transport is not None:
-            self._transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        elif expects:
+            self._expects = True
+            self._encourage()
+
+    def _check_framing(self, headers: dict[bytes, bytes]) -> None:
+        """Refuse what another reader might read in another way, where the parser does not."""
+        version = self._parser.get_http_version()
+        self._is_11 = version == "1.1"
+        coding = headers.get(b"transfer-encoding")
+        if coding is not None and (not self._is_11 or coding.strip().lower() != b"chunked"):
+            raise ValueError("a body in a coding that is not understood")
+        if self._is_11 and b"host" not in headers:
+            raise ValueError("HTTP/1.1 without a host")
+        if not self._is_11 and version != "1.0":
+            raise ValueError("another version of HTTP")
 
     def on_body(self, body: bytes) -> None:
+        self._bare = 0
         if self._closing:
             return
         self._size += len(body)
@@ -293,10 +353,15 @@ class Connection(asyncio.Protocol):
                 self._refuse_now()
             return
         if self._size > self._body_limit:
-            self._pieces.clear()
+            self._body = b""
             self._refusal = too_large(self._body_limit)
             return
-        self._pieces.append(body)
+        if not self._body:
+            self._body = body
+        elif isinstance(self._body, bytearray):
+            self._body += body
+        else:
+            self._body = bytearray(self._body) + body
 
     def on_message_complete(self) -> None:
         if not self._parser.should_upgrade():
@@ -306,12 +371,17 @@ class Connection(asyncio.Protocol):
         request = self._request
         if request is None or self._closing:
             return
-        pieces = self._pieces
-        request.body = pieces[0] if len(pieces) == 1 else b"".join(pieces)
-        self._request, self._in_head, self._head_size = None, True, 0
+        request.body = bytes(self._body)  # the same object, unless it came in pieces
+        self._request, self._body, self._in_head, self._bare = None, b"", True, 0
         self._take(request, self._refusal, keep=keep)
 
     # -- requests, one after the other
+
+    def _encourage(self) -> None:
+        """Say that the body is welcome, once that cannot be taken for a part of the answer before."""
+        if self._expects and self._reply is None and not self._waiting and self._transport is not None:
+            self._expects = False
+            self._transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
 
     def _refuse_now(self) -> None:
         """Answer before the body is read; the connection cannot be used again."""
@@ -321,16 +391,16 @@ class Connection(asyncio.Protocol):
             self._take(request, error, keep=False)
 
     def _take(self, request: Request, refusal: ApiError | None, *, keep: bool) -> None:
-        version_11 = self._parser.get_http_version() == "1.1"
-        keep = keep and not self.server.draining
-        reply = Reply(self, keep=keep, head_only=request.method == b"HEAD", chunked=version_11)
-        if self._reply is not None:
-            self._waiting.append((request, reply, refusal))
-            if len(self._waiting) >= _PIPELINED and self._transport is not None:
-                self._reading_paused = True
-                self._transport.pause_reading()
+        keep = keep and self._is_11 and not self.server.draining
+        reply = Reply(self, keep=keep, head_only=request.method == b"HEAD", chunked=self._is_11)
+        if self._reply is None and not self.write_paused:
+            self._begin(request, reply, refusal)
             return
-        self._begin(request, reply, refusal)
+        self._waiting.append((request, reply, refusal))
+        much = len(self._waiting) >= _PIPELINED or len(request.body) > _LONG_BODY_BYTES
+        if much and not self._reading_paused and self._transport is not None:
+            self._reading_paused = True
+            self._transport.pause_reading()
 
     def _begin(self, request: Request, reply: Reply, refusal: ApiError | None) -> None:
         self._reply = reply
@@ -350,13 +420,32 @@ class Connection(asyncio.Protocol):
 
     def _answered(self, reply: Reply) -> None:
         if not reply.finished:
-            self.abort()
-        self._reply = self._task = None
-        if self._waiting and self._transport is not None:
-            self._begin(*self._waiting.popleft())
-            if self._reading_paused:
-                self._reading_paused = False
-                self._transport.resume_reading()
+            if reply.started or reply.gone:
+                self.abort()
+            else:
+                reply.send(500, [(b"content-type", b"application/json")], _FAILED.body())
+        if self._transport is not None:  # else it is let go of when the task has ended
+            self._reply = self._task = None
+            self._go_on()
+
+    def _go_on(self) -> None:
+        """What comes after an answer: the next one, more of a request, or the end."""
+        if self._waiting:
+            if not self.write_paused:
+                self._begin(*self._waiting.popleft())
+                if not self._waiting:
+                    self._read_on()
+        elif self._closing:
+            self._finish()
+        elif self.server.draining:
+            self.wind_up()
+        elif self._expects:
+            self._encourage()
+
+    def _read_on(self) -> None:
+        if self._reading_paused and self._transport is not None:
+            self._reading_paused = False
+            self._transport.resume_reading()
 
     def write(self, data: bytes) -> None:
         """Send more of the answer under way."""
@@ -365,22 +454,14 @@ class Connection(asyncio.Protocol):
 
     def end(self, data: bytes, *, keep: bool) -> None:
         """Send the end of an answer."""
-        transport = self._transport
-        if transport is None:
+        if self._transport is None:
             return
-        transport.write(data)
-        goes_on = self._waiting or not self._closing
-        if keep and goes_on and not self.server.draining:
+        self._transport.write(data)
+        if not keep:
+            self._waiting.clear()
+            self._finish()
+        elif not self.write_paused:
             self.deadline = self.server.time() + self._limits.idle_seconds
-            return
-        self._waiting.clear()
-        if self._request is not None:  # it is still sending what nobody reads
-            self._closing = True
-            self.deadline = self.server.time() + _LINGER_SECONDS
-            with contextlib.suppress(OSError, NotImplementedError):
-                transport.write_eof()
-        else:
-            self._close()
 
     async def drain(self) -> None:
         """Until the client takes more of the answer."""
@@ -394,44 +475,74 @@ class Connection(asyncio.Protocol):
     def abort(self) -> None:
         """Drop the connection."""
         self._closing = True
+        self._waiting.clear()
         if self._transport is not None:
             self._transport.abort()
 
-    def _close(self) -> None:
-        """Close once what was written has been taken; a client that takes nothing is dropped."""
+    # -- the end
+
+    def _finish(self) -> None:
+        """Close when the client has taken what was written, and has closed too.
+
+        Closed at once, a client that is still sending would not see the answer. One that takes nothing,
+        or does not close, is dropped.
+        """
         self._closing = True
+        if self._transport is None or self._transport.is_closing():
+            return
+        self._read_on()
+        self._give_time_to_take()
+        if not self._unsent:
+            self.deadline = self.server.time() + _LINGER_SECONDS
+        with contextlib.suppress(OSError, NotImplementedError):
+            self._transport.write_eof()
+
+    def _give_time_to_take(self) -> None:
+        self._unsent = self._transport.get_write_buffer_size() if self._transport is not None else 0
         self.deadline = self.server.time() + self._limits.stall_seconds
-        if self._transport is not None:
-            self._transport.close()
 
     def _turn_away(self, status: int) -> None:
         """Refuse what is no request, where there is a place for a refusal, and close."""
         if self._transport is None or self._closing:
             return
         self._closing = True
-        if self._reply is None:
-            line = _STATUS_LINES[status]
-            self._transport.write(line + b"content-length: 0\r\nconnection: close\r\n\r\n")
-            self._close()
-        # An answer is under way: it ends, and the connection with it.
+        if not self._name_the_last():
+            self._transport.write(_STATUS_LINES[status] + b"content-length: 0\r\nconnection: close\r\n\r\n")
+            self._finish()
+
+    def _name_the_last(self) -> bool:
+        """Whether there are answers yet to be given; then the connection ends with the last of them."""
+        reply = self._waiting[-1][1] if self._waiting else self._reply
+        if reply is not None:
+            reply.be_last()
+        return reply is not None
 
     def expire(self) -> None:
         """Called by the sweeper when the deadline has passed."""
         self.deadline = 0.0
+        if self._transport is None:
+            return
         if self.write_paused or self._closing:
-            self.abort()
-        elif self._reply is None and (self._head_size or not self._in_head):
+            before = self._unsent
+            self._give_time_to_take()
+            if not self._unsent or self._unsent > before - _LEAST_TAKEN_BYTES:
+                self.abort()
+        elif self._reply is None and (self._bare or not self._in_head):
             self._turn_away(408)
-        elif self._reply is None and self._transport is not None:
+        elif self._reply is None:
             self._transport.close()
 
-    def close_if_idle(self) -> None:
-        """The server stops: nothing new is taken."""
-        if self._reply is None and self._transport is not None:
+    def wind_up(self) -> None:
+        """The server stops: what was asked is answered, and nothing new is taken."""
+        if self._name_the_last():
+            self._closing = True
+        elif self._in_head and not self._bare and self._transport is not None:
             self._transport.close()
 
     def cancel(self) -> None:
         """The server stops for good."""
+        if self._reply is not None:
+            self._reply.gone = True
         if self._task is not None:
             self._task.cancel()
         self.abort()
@@ -479,17 +590,33 @@ class Server:
         for listener in self._listeners:
             listener.close()
         for connection in tuple(self.connections):
-            connection.close_if_idle()
+            connection.wind_up()
+        await self._wait_for_the_last(seconds)
+        for connection in tuple(self.connections):
+            connection.cancel()
+        await self._wait_for_the_last(_LAST_SECONDS)
+        if self._sweeper is not None:
+            self._sweeper.cancel()
+
+    async def _wait_for_the_last(self, seconds: float) -> None:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(seconds):
                 while self.connections:
                     self._fewer.clear()
                     await self._fewer.wait()
-        for connection in tuple(self.connections):
-            connection.cancel()
-        await asyncio.sleep(0)
-        if self._sweeper is not None:
-            self._sweeper.cancel()
+
+
+#: What a handler that failed leaves its client with, if nothing was said yet.
+_FAILED = ApiError(500, "The gateway failed on this request. Retry in a moment.", "server_error", "internal")
+
+
+def _origin_form(target: bytes) -> bytes:
+    """Without scheme and host, which proxies are sent; anything else as it is."""
+    authority = _AUTHORITY.match(target)
+    if authority is None:
+        return target
+    rest = target[authority.end() :]
+    return rest if rest.startswith(b"/") else b"/" + rest
 
 
 def _http_date() -> bytes:

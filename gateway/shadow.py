@@ -17,6 +17,7 @@ from gateway.errors import ApiError, UpstreamError, for_caller
 from gateway.exchange import failure, request_of, settled
 from gateway.interaction import Call, Target
 from gateway.limits import Ticket
+from gateway.provider import Terms
 from gateway.services import Services
 from storage.clock import now
 from storage.routing import Limits, ShadowBudget
@@ -89,7 +90,8 @@ class Shadows:
         request = request_of(call, target, services)
         started = time.perf_counter()
         try:
-            answer = await services.provider_of(target).complete(request)
+            terms = Terms(traceparent=call.trace.header if call.trace is not None else None)
+            answer = await services.provider_of(target).complete(request, terms)
             guard.check_answer(answer.payload)
         except UpstreamError as error:
             call.lost_seconds = time.perf_counter() - started
@@ -117,4 +119,5 @@ def _copy_of(call: Call, ticket: Ticket) -> Call:
     copy.shadow_of, copy.fallback_of = call.id, None
     copy.attempts = 1
     copy.ticket = ticket
+    copy.trace = call.trace and call.trace.child()
     return copy

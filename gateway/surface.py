@@ -43,6 +43,7 @@ class Surface(Protocol):
     """One way of asking. One object for the life of the process, without state."""
 
     name: str  #: as the log has it: chat, responses, messages
+    id_headers: tuple[bytes, ...]  #: where clients look for the request's id
 
     def read(self, body: dict[str, Any]) -> dict[str, Any]:
         """The chat completion request that asks the same. Raises ``ApiError``; ``body`` stays as it is."""

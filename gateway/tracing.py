@@ -9,7 +9,9 @@ import os
 import re
 from typing import NamedTuple
 
-_HEADER = re.compile(rb"[0-9a-f]{2}-(?!0{32})([0-9a-f]{32})-(?!0{16})([0-9a-f]{16})-([0-9a-f]{2})(?:-.*)?")
+_HEADER = re.compile(
+    rb"(?!ff)[0-9a-f]{2}-(?!0{32})([0-9a-f]{32})-(?!0{16})([0-9a-f]{16})-([0-9a-f]{2})(?:-.*)?"
+)
 
 
 class Trace(NamedTuple):
@@ -19,6 +21,10 @@ class Trace(NamedTuple):
     span_id: str  #: 16
     parent_id: str | None  #: the caller's span
     flags: str
+
+    def child(self) -> Trace:
+        """A span within this one."""
+        return Trace(self.trace_id, os.urandom(8).hex(), self.span_id, self.flags)
 
     @property
     def header(self) -> bytes:

@@ -19,12 +19,14 @@ import httptools
 from gateway.errors import (
     BusyError,
     ConnectError,
+    HungUpError,
     InvalidAnswerError,
     StreamBrokenError,
     UpstreamError,
     UpstreamTimeoutError,
 )
 
+_BARE_BYTES = 64 * 1024  #: of heads, trailers and the like, before something comes of it
 _READ_AHEAD = 256 * 1024  #: unread bytes of a stream after which the provider is made to wait
 _IDLE_SECONDS = 30.0  #: a kept-alive connection older than this is not trusted any more
 _DRAIN_SECONDS = 1.0  #: how long the end of a finished answer may take before its connection is dropped
@@ -85,6 +87,7 @@ class Connection(asyncio.Protocol):
         self._error: UpstreamError | None = None
         self._heard = False  # any byte of this answer
         self._paused = False
+        self._bare = 0  # bytes since the last piece of a body
 
     # -- asyncio.Protocol
 
@@ -96,15 +99,23 @@ class Connection(asyncio.Protocol):
             self.abort()
             return
         self._heard = True
+        self._bare += len(data)
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserError as error:
-            if self._complete:  # it goes on after the end of its answer: what was asked for is here
-                self._keep = False
-                self.abort()
-                return
-            self._fail(InvalidAnswerError(f"not HTTP: {error}"))
-            self.abort()
+            self._misread(f"not HTTP: {error}")
+        except httptools.HttpParserUpgrade:
+            self._misread("another protocol than HTTP/1.1")
+        if self._bare > _BARE_BYTES and not self._complete:
+            self._misread("a head or a trailer without end")
+
+    def _misread(self, words: str) -> None:
+        """Nothing more can be read. What goes on after the end of its answer was not asked for."""
+        if self._complete:
+            self._keep = False
+        else:
+            self._fail(InvalidAnswerError(words))
+        self.abort()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._transport = None
@@ -116,7 +127,7 @@ class Connection(asyncio.Protocol):
         elif self._head_done:
             self._fail(StreamBrokenError("the connection was closed in the middle of the answer"))
         else:
-            self._fail(ConnectError("the connection was closed before the answer"))
+            self._fail(HungUpError("the connection was closed before the answer"))
 
     def _body_ends_with_connection(self) -> bool:
         return b"content-length" not in self.headers and b"transfer-encoding" not in self.headers
@@ -128,7 +139,8 @@ class Connection(asyncio.Protocol):
             raise ValueError("a second answer to one request")
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        self.headers[name.lower()] = value
+        if not self._head_done:  # else a trailer
+            self.headers[name.lower()] = value
 
     def on_headers_complete(self) -> None:
         self.status = self._parser.get_status_code()
@@ -140,6 +152,7 @@ class Connection(asyncio.Protocol):
             self._wake()
 
     def on_body(self, data: bytes) -> None:
+        self._bare = 0
         if self._draining:
             return
         self._chunks.append(data)
@@ -243,8 +256,8 @@ class Connection(asyncio.Protocol):
     def done(self) -> None:
         """The exchange is over for the caller. The connection is kept if the answer ended well."""
         if self._complete:
-            self._pool.give_back(self, keep=self._keep)
-        elif self._error is not None or self._transport is None:
+            self._pool.give_back(self, keep=self._keep and not self._paused)
+        elif self._error is not None or self._transport is None or self._transport.is_closing():
             self.abort()
         elif self._draining is None:
             self._draining = self._loop.call_later(_DRAIN_SECONDS, self.abort)
@@ -269,7 +282,7 @@ class Connection(asyncio.Protocol):
     @property
     def was_stale(self) -> bool:
         """Kept alive by us and closed by the provider before it heard the request."""
-        return self.reused and not self._heard and isinstance(self._error, ConnectError)
+        return self.reused and not self._heard and isinstance(self._error, ConnectError | HungUpError)
 
 
 class Pool:

@@ -25,19 +25,27 @@ class TargetSettings(Section):
     guard_profile: str = "default"
 
 
+#: A limit over that limits nothing, and numbers have an end in JSON as databases read it.
+_MOST = 10**15
+
+
 class LimitsSettings(Section):
     """What a key or a use case may take; what is absent is not limited."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
-    requests_per_minute: int | None = Field(None, ge=1)
-    tokens_per_minute: int | None = Field(None, ge=1, description="prompt and completion together")
-    concurrent: int | None = Field(None, ge=1, description="requests at once, in each gateway process")
-    usd_per_day: Decimal | None = Field(None, ge=0)
-    usd_per_month: Decimal | None = Field(None, ge=0)
+    requests_per_minute: int | None = Field(None, ge=1, le=_MOST)
+    tokens_per_minute: int | None = Field(None, ge=1, le=_MOST, description="prompt and completion together")
+    concurrent: int | None = Field(
+        None, ge=1, le=_MOST, description="requests at once, in each gateway process"
+    )
+    usd_per_day: Decimal | None = Field(None, ge=0, le=_MOST)
+    usd_per_month: Decimal | None = Field(None, ge=0, le=_MOST)
     over_budget: OverBudget = OverBudget.BLOCK
-    max_body_bytes: int | None = Field(None, ge=1)
-    max_tokens: int | None = Field(None, ge=1, description="of one answer; a request for more gets this")
+    max_body_bytes: int | None = Field(None, ge=1, le=_MOST)
+    max_tokens: int | None = Field(
+        None, ge=1, le=_MOST, description="of one answer; a request for more gets this"
+    )
 
 
 class WaitingSettings(Section):

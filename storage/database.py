@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Collection
+from collections.abc import AsyncIterator, Collection, Iterator
 from datetime import datetime
 from typing import Any, LiteralString
 
@@ -15,7 +15,7 @@ import orjson
 import psycopg
 from sqlalchemy import ARRAY, ColumnElement, Text, any_, bindparam, text
 from sqlalchemy.engine import make_url
-from sqlalchemy.exc import InterfaceError, OperationalError
+from sqlalchemy.exc import DataError, InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
@@ -31,6 +31,9 @@ DatabaseUnavailable = (
     psycopg.InterfaceError,
     OSError,
 )
+
+#: What they catch when a value is none that PostgreSQL can hold: a NUL in a text, a number beyond 64 bits.
+NotStorable = (DataError, psycopg.DataError)
 
 
 #: A server that falls silent without closing its connections is noticed within half a minute, not hours.
@@ -81,14 +84,16 @@ class Database:
     @contextlib.asynccontextmanager
     async def transaction(self) -> AsyncIterator[AsyncConnection]:
         """A transaction: committed at the end of the block, rolled back on an exception."""
-        async with self._engine.begin() as connection:
-            yield connection
+        with _cancelled_is_cancelled():
+            async with self._engine.begin() as connection:
+                yield connection
 
     @contextlib.asynccontextmanager
     async def connection(self) -> AsyncIterator[AsyncConnection]:
         """A connection for reading; whatever it wrote is rolled back."""
-        async with self._engine.connect() as connection:
-            yield connection
+        with _cancelled_is_cancelled():
+            async with self._engine.connect() as connection:
+                yield connection
 
     async def close(self) -> None:
         """Close every connection of the pool."""
@@ -110,6 +115,22 @@ class Database:
         finally:
             with contextlib.suppress(Exception):
                 await asyncio.shield(connection.close())
+
+
+@contextlib.contextmanager
+def _cancelled_is_cancelled() -> Iterator[None]:
+    """Keep a task's cancellation from being lost.
+
+    The driver's rollback may fail on a statement that was cancelled under way. Whoever takes that error for a
+    database that is away would go on for ever.
+    """
+    try:
+        yield
+    except Exception as error:
+        task = asyncio.current_task()
+        if task is not None and task.cancelling():
+            raise asyncio.CancelledError from error
+        raise
 
 
 def storable(words: str) -> str:

@@ -13,6 +13,7 @@ class ChatSurface:
     """See ``gateway.surface.Surface``."""
 
     name = "chat"
+    id_headers: tuple[bytes, ...] = (b"x-request-id",)
 
     def read(self, body: dict[str, Any]) -> dict[str, Any]:
         """The body as it is."""

@@ -21,6 +21,7 @@ class MessagesSurface:
     """``POST /v1/messages``."""
 
     name = "messages"
+    id_headers: tuple[bytes, ...] = (b"x-request-id", b"request-id")
 
     def read(self, body: dict[str, Any]) -> dict[str, Any]:
         """The chat completion request that asks the same. Raises ``ApiError``."""

@@ -20,6 +20,7 @@ class ResponsesSurface:
     """See ``gateway.surface.Surface``."""
 
     name = "responses"
+    id_headers: tuple[bytes, ...] = (b"x-request-id",)
 
     def read(self, body: dict[str, Any]) -> dict[str, Any]:
         """See ``gateway.surface.Surface``."""

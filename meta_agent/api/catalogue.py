@@ -40,7 +40,7 @@ async def list_offerings(
 
 @router.get("/offering-changes")
 async def list_changes(
-    services: World, after: int = Query(0, ge=0), limit: int = Query(100, ge=1, le=1000)
+    services: World, after: int = Query(0, ge=0, le=2**63 - 1), limit: int = Query(100, ge=1, le=1000)
 ) -> list[OfferingChangeRead]:
     """What changed, newest first; ``after`` is the id of the newest one known."""
     async with services.database.connection() as connection:

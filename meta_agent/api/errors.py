@@ -13,7 +13,7 @@ from starlette.exceptions import HTTPException
 from meta_agent.api.hardening import SECURITY_HEADERS
 from meta_agent.console.rendering import error_page
 from meta_agent.refusals import Refusal, error_type
-from storage.database import DatabaseUnavailable
+from storage.database import DatabaseUnavailable, NotStorable
 
 log = logging.getLogger(__name__)
 
@@ -25,6 +25,8 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(HTTPException, _http)
     for kind in DatabaseUnavailable:
         app.add_exception_handler(kind, _unavailable)
+    for fault in NotStorable:
+        app.add_exception_handler(fault, _not_storable)
     app.add_exception_handler(Exception, _crash)
 
 
@@ -78,6 +80,15 @@ async def _unavailable(request: Request, error: Exception) -> Response:
     return answer(
         request, Refusal(503, "database_unavailable", "The database does not answer; try again soon.")
     )
+
+
+async def _not_storable(request: Request, error: Exception) -> Response:
+    """The value came from the caller: whatever we make ourselves can be stored."""
+    log.warning("%s %s: not storable: %s", request.method, request.url.path, type(error).__name__)
+    text = (
+        "A value of the request cannot be stored: a text with a NUL character, or a number that is too large."
+    )
+    return answer(request, Refusal(422, "invalid_request", text))
 
 
 async def _crash(request: Request, error: Exception) -> Response:

@@ -145,7 +145,7 @@ async def list_audit(
     services: World,
     subject: str | None = None,
     event: str | None = None,
-    before: int | None = Query(None, ge=1),
+    before: int | None = Query(None, ge=1, le=2**63 - 1),
     limit: int = Query(100, ge=1, le=1000),
 ) -> list[AuditRead]:
     """Audit rows, newest first; ``before`` is the sequence to page from."""

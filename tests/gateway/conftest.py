@@ -104,7 +104,12 @@ class Fleet:
     async def key(self, key_id: str = "app", scopes: tuple[str, ...] = (), **more: Any) -> str:
         async with self.db.transaction() as connection:
             return await identities.ensure_key(
-                connection, key_id=key_id, secret=SECRET, name=key_id, scopes=("infer", "inspect", *scopes), **more
+                connection,
+                key_id=key_id,
+                secret=SECRET,
+                name=key_id,
+                scopes=("infer", "inspect", *scopes),
+                **more,
             )
 
     async def rows(self, where: str = "true") -> list[dict[str, Any]]:

@@ -159,7 +159,7 @@ async def _closed(reader: asyncio.StreamReader) -> None:
 
 
 def _last_text(request: dict[str, Any]) -> str:
-    content = request["messages"][-1]["content"]
+    content = request.get("messages", [{"content": ""}])[-1]["content"]
     return content if isinstance(content, str) else json.dumps(content)
 
 

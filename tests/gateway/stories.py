@@ -18,7 +18,9 @@ BODY: Any = {"model": USE_CASE, "messages": MESSAGES}
 COST, TOKENS = 0.00002, 15
 
 
-async def arrived(running: Running, condition: Callable[[RoutingSnapshot], Any], seconds: float = 5.0) -> None:
+async def arrived(
+    running: Running, condition: Callable[[RoutingSnapshot], Any], seconds: float = 5.0
+) -> None:
     """Wait until the gateway serves by what the condition looks for."""
 
     async def has() -> bool:
@@ -63,7 +65,9 @@ async def metric(running: Running, name: str, **labels: str) -> float:
     """The value of one series; 0 if there is none."""
     text = (await running.http.get("/metrics")).text
     for line in text.splitlines():
-        if line.startswith((f"{name}{{", f"{name} ")) and all(f'{k}="{v}"' in line for k, v in labels.items()):
+        if line.startswith((f"{name}{{", f"{name} ")) and all(
+            f'{k}="{v}"' in line for k, v in labels.items()
+        ):
             return float(line.rsplit(" ", 1)[1])
     return 0.0
 

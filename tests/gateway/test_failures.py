@@ -109,7 +109,7 @@ async def test_a_key_sees_only_its_use_cases(gateway: Running, fleet: Fleet) -> 
 
 
 FAILURES = [
-    ("hangup", 502, "upstream_unreachable"),
+    ("hangup", 502, "upstream_hung_up"),
     ("hang", 504, "upstream_timeout"),
     ("html", 502, "upstream_invalid_answer"),
     ("error200", 502, "upstream_invalid_answer"),

@@ -113,7 +113,6 @@ RETRIES: list[tuple[str, int, int, float]] = [
     ("once:500:", 502, 1, 0.0),  # it may have done something already
     ("once:504:", 504, 1, 0.0),
     ("once:400:", 400, 1, 0.0),
-    ("hangup", 502, 2, 0.0),
 ]
 
 

@@ -42,7 +42,9 @@ async def test_each_use_case_has_its_own_assignment_unit(gateway: Running, fleet
         async with fleet.db.transaction() as connection:
             await use_cases.declare(connection, name=f"per-{unit}", risk=Risk.LOW)
         release = await fleet.release("echo", use_case=f"per-{unit}")
-        version = await fleet.route(release, (release, 0.5), unit=unit, use_case=f"per-{unit}", rollout_id="r")
+        version = await fleet.route(
+            release, (release, 0.5), unit=unit, use_case=f"per-{unit}", rollout_id="r"
+        )
     await gateway.serves(version)
     ids = {}
     for unit in AssignmentUnit:

@@ -209,17 +209,17 @@ def cut(data: bytes, *, bodiless: bool = False) -> tuple[Answer, bytes]:
 
 
 def _cut_chunks(data: bytes) -> tuple[bytes, bytes]:
-    body = b""
+    pieces, place = [], 0
     while True:
-        line, end, data = data.partition(b"\r\n")
-        assert end, "cut short"
-        size = int(line, 16)
-        piece, data = data[:size], data[size:]
-        assert data.startswith(b"\r\n"), "a chunk that is not as long as it says"
-        data = data[2:]
-        body += piece
+        end = data.find(b"\r\n", place)
+        assert end >= 0, "cut short"
+        size = int(data[place:end], 16)
+        place = end + 2 + size
+        pieces.append(data[end + 2 : place])
+        assert data[place : place + 2] == b"\r\n", "a chunk that is not as long as it says"
+        place += 2
         if not size:
-            return body, data
+            return b"".join(pieces), data[place:]
 
 
 async def read_answer(reader: asyncio.StreamReader) -> Answer:

@@ -30,7 +30,7 @@ _SAMPLES: dict[str, Any] = {"string": "Paris", "integer": 7, "number": 1.5, "boo
 
 
 class AbleUpstream(FakeUpstream):
-    """Answers chat completions and embeddings. A model such as ``status:429`` fails as the other one's does."""
+    """Answers chat completions and embeddings. ``status:429`` fails as with the other one."""
 
     async def _answer(self, request: Json, writer: asyncio.StreamWriter) -> str:
         if ":" in request["model"]:
@@ -120,13 +120,21 @@ def _finish(message: Json) -> str:
 
 def _envelope(request: Json, kind: str) -> Json:
     more = {"x_future": request["x_future"]} if "x_future" in request else {}
-    return {"id": "up_1", "object": kind, "created": 1, "model": request["model"], "system_fingerprint": "fp", **more}
+    return {
+        "id": "up_1",
+        "object": kind,
+        "created": 1,
+        "model": request["model"],
+        "system_fingerprint": "fp",
+        **more,
+    }
 
 
 def _logprobs(words: list[str]) -> Json:
     return {
         "content": [
-            {"token": word, "logprob": -0.5, "bytes": list(word.encode()), "top_logprobs": []} for word in words
+            {"token": word, "logprob": -0.5, "bytes": list(word.encode()), "top_logprobs": []}
+            for word in words
         ],
         "refusal": None,
     }

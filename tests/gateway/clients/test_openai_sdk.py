@@ -14,9 +14,14 @@ from tests.gateway.conftest import USE_CASE, Fleet, Running
 
 MESSAGES: Any = [{"role": "user", "content": "tell me of the sea"}]
 SAID = "You said: tell me of the sea"
-SCHEMA = {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}
+SCHEMA = {
+    "type": "object",
+    "properties": {"city": {"type": "string"}},
+    "required": ["city"],
+    "additionalProperties": False,
+}
 TOOLS: Any = [
-    {"type": "function", "function": {"name": name, "description": "d", "parameters": SCHEMA}}
+    {"type": "function", "function": {"name": name, "description": "d", "parameters": SCHEMA, "strict": True}}
     for name in ("weather", "map")
 ]
 PICTURE = "data:image/png;base64,iVBORw0KGgo="
@@ -138,8 +143,7 @@ async def test_tools_over_several_turns(completions: Any, upstream: AbleUpstream
     assert {call.function.arguments for call in calls} == {'{"city": "Paris"}'}
     assert choice.finish_reason == "tool_calls"
     messages.append(choice.message.model_dump(exclude_none=True, exclude={"parsed"}))
-    for call in calls:
-        messages.append({"role": "tool", "tool_call_id": call.id, "content": "sun"})
+    messages += [{"role": "tool", "tool_call_id": call.id, "content": "sun"} for call in calls]
     choice = await ask()
     assert (choice.message.content, choice.finish_reason) == ("The tool says: sun", "stop")
     sent = upstream.requests[-1]["messages"]
