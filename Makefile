@@ -9,8 +9,8 @@ STAMP := $(VENV)/.installed
 up: $(STAMP) ## everything on this machine, with the demo fleet, until Ctrl-C
 	$(BIN)/meta-agent up --demo $(ARGS)
 
-test: $(STAMP) ## the whole test suite
-	$(BIN)/python -m pytest $(ARGS)
+test: $(STAMP) ## the whole test suite, on two cores
+	$(BIN)/python -m pytest -n 2 --dist loadgroup $(ARGS)
 
 check: $(STAMP) ## lint, types, layers
 	$(BIN)/ruff check .

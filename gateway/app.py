@@ -44,6 +44,7 @@ from storage.routing import Limits, RoutingSnapshot
 
 _LAST_SHADOWS_SECONDS = 5.0
 _FEEDBACK_BYTES = 64 * 1024
+_UNREAD_BYTES = 1024  #: of a body where none belongs, which needs no key
 _NO_LIMITS = Limits()
 
 Handler = Callable[[Request, Reply], Awaitable[None]]
@@ -118,7 +119,7 @@ class Gateway:
             method = request.method.decode("latin-1")
             text = f"{request.path[:100]} takes {endpoint.method.decode()}, not {method}."
             raise ApiError(405, text, code="method_not_allowed")
-        limit = self._config.max_body_bytes
+        limit = self._config.max_body_bytes if endpoint.method == b"POST" else _UNREAD_BYTES
         if not endpoint.is_open:
             key = request.admitted = authenticate(self.services.snapshot(), request.headers)
             limit = _smallest(limit, key.limits.max_body_bytes)

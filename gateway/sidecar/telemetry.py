@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import threading
 from collections import deque
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -60,14 +61,32 @@ class Telemetry:
 
     async def finish(self) -> None:
         """Export what is left, unless the collector is in trouble, and let go of it."""
+        if not self._failing:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_LAST_SECONDS):
+                    await self._export_all()
+        closed = self._let_go()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(_LAST_SECONDS):
-                if not self._failing:
-                    await self._export_all()
-                if self._collector is not None:
-                    await asyncio.get_running_loop().run_in_executor(self._thread, self._collector.close)
+                await closed.wait()
         self.not_exported += len(self._queue)
         self._thread.shutdown(wait=False, cancel_futures=True)
+
+    def _let_go(self) -> asyncio.Event:
+        """Close the collector on a thread of its own: one that hangs keeps neither us nor the process."""
+        closed = asyncio.Event()
+        if self._collector is None:
+            closed.set()
+            return closed
+        loop, collector = asyncio.get_running_loop(), self._collector
+
+        def close() -> None:
+            collector.close()
+            with contextlib.suppress(RuntimeError):  # nobody waits any more
+                loop.call_soon_threadsafe(closed.set)
+
+        threading.Thread(target=close, name="telemetry-close", daemon=True).start()
+        return closed
 
     async def _export_all(self) -> None:
         while self._queue:

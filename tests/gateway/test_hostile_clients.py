@@ -73,6 +73,13 @@ async def test_ambiguous_requests_are_refused(gateway: Running, framing: tuple[s
     writer.close()
 
 
+async def test_a_body_that_nobody_reads_is_not_kept(gateway: Running) -> None:
+    for path in ("/healthz/live", "/metrics", "/v1/models", "/v1/models/x"):
+        headers = {"authorization": f"Bearer {gateway.token}"}
+        answer = await gateway.http.request("GET", path, content=b"x" * 5000, headers=headers)
+        assert answer.status_code == 413, path
+
+
 async def test_a_body_in_chunks_is_one_body(gateway: Running) -> None:
     reader, writer = await dial(gateway)
     writer.write(request(gateway, "transfer-encoding: chunked", length=False))

@@ -11,6 +11,13 @@ import pytest
 from tests.scenarios.installation import Installation, running
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """One whole installation at a time: two of them, each with its traffic, would wait for each other."""
+    for item in items:
+        if Path(__file__).parent in item.path.parents:
+            item.add_marker(pytest.mark.xdist_group("scenarios"))
+
+
 @pytest.fixture
 def installation() -> Iterator[Installation]:
     """Everything up, in a home with a short path: the embedded server's socket lies below it."""

@@ -69,7 +69,11 @@ async def served(db, providers, tmp_path):
             created_by="config",
         )
         key = await identities.ensure_key(
-            connection, key_id="worker", secret="s3cret", name="worker", scopes=["infer", "pin", "evaluate", "inspect"]
+            connection,
+            key_id="worker",
+            secret="s3cret",
+            name="worker",
+            scopes=["infer", "pin", "evaluate", "inspect"],
         )
     config = GatewayConfig(
         gateway_id="gw-test",
