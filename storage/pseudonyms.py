@@ -7,7 +7,7 @@ import hashlib
 
 
 def pseudonym(key: bytes, user: str) -> str:
-    """``u_`` and 26 characters (130 bits) of a keyed hash, BLAKE2b: without the key nobody can try names out."""
+    """``u_`` and 26 characters (130 bits) of keyed BLAKE2b: without the key nobody can try names out."""
     if not key:
         raise ValueError("pseudonyms need a key: without one anybody could try names out")
     name = user.encode("utf-8", "surrogatepass")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import socket
 import subprocess
 import sys
 from collections import Counter
@@ -11,11 +10,12 @@ from decimal import Decimal
 from pathlib import Path
 
 import pytest
-import uvicorn
 import yaml
 
-from gateway.app import create_app
+from gateway.app import Gateway
+from gateway.server import Server, bind
 from gateway.settings import GatewayConfig, ProviderConfig
+from gateway.sidecar.in_process import InProcessSidecar
 from pipelines.context import EvaluationSettings, ProviderAccess
 from pipelines.discovery.rank import run_rank
 from pipelines.discovery.scan import run_scan
@@ -83,13 +83,11 @@ async def served(db, providers, tmp_path):
         },
         flush_seconds=0.05,
     )
-    app = create_app(config, db)
-    server = uvicorn.Server(uvicorn.Config(app, ws="none", lifespan="on", log_config=None))
-    listener = socket.create_server(("127.0.0.1", 0))
-    task = asyncio.ensure_future(server.serve(sockets=[listener]))
-    async with asyncio.timeout(10):
-        while not server.started:
-            await asyncio.sleep(0.01)
+    app = Gateway(config, InProcessSidecar(db))
+    await app.start()
+    server = Server(app)
+    listener = bind("127.0.0.1", 0)
+    await server.listen(listener)
     yield {
         "gateway_url": f"http://127.0.0.1:{listener.getsockname()[1]}",
         "gateway_key": key,
@@ -98,8 +96,8 @@ async def served(db, providers, tmp_path):
             ProviderAccess(name=name, kind=KIND, base_url=url) for name, url in providers.items()
         ),
     }
-    server.should_exit = True
-    await task
+    await server.stop(5)
+    await app.stop()
     listener.close()
 
 
