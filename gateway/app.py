@@ -19,6 +19,7 @@ from gateway.detectors.lexical import LexicalDetector
 from gateway.embeddings import Embeddings, EmbeddingsSurface
 from gateway.errors import ApiError
 from gateway.feedback import FeedbackEndpoint
+from gateway.http_message import Reply, Request
 from gateway.keys import authenticate
 from gateway.limits import Limiter
 from gateway.metrics import Metrics
@@ -28,7 +29,6 @@ from gateway.openapi import DOCUMENT
 from gateway.provider_kinds import build_providers
 from gateway.replies import send_error, send_json
 from gateway.route_endpoint import RouteEndpoint
-from gateway.server import Reply, Request
 from gateway.services import Services
 from gateway.settings import GatewayConfig
 from gateway.shadow import Shadows
@@ -62,7 +62,7 @@ class _Endpoint:
 
 
 class Gateway:
-    """One gateway process's application. See ``gateway.server.Application``."""
+    """One gateway process's application. See ``gateway.connection.Application``."""
 
     def __init__(self, config: GatewayConfig, link: SidecarLink) -> None:
         self._config = config
@@ -109,7 +109,7 @@ class Gateway:
     # -- requests
 
     def admit(self, request: Request) -> int:
-        """See ``gateway.server.Application``: an unknown path, method or key has no body to read."""
+        """See ``gateway.connection.Application``: an unknown path, method or key has no body to read."""
         endpoint = self._find(request.path)
         if endpoint is None:
             served = ", ".join(path for path in self._endpoints if not path.endswith("/"))
@@ -126,7 +126,7 @@ class Gateway:
         return _smallest(limit, endpoint.max_body_bytes)
 
     async def answer(self, request: Request, reply: Reply) -> None:
-        """See ``gateway.server.Application``."""
+        """See ``gateway.connection.Application``."""
         endpoint = self._find(request.path)
         assert endpoint is not None  # else it would not have been admitted
         try:
@@ -135,7 +135,7 @@ class Gateway:
             await self.refuse(request, reply, error)
 
     async def refuse(self, request: Request, reply: Reply, error: ApiError) -> None:
-        """See ``gateway.server.Application``."""
+        """See ``gateway.connection.Application``."""
         endpoint = self._find(request.path)
         self.services.metrics.count_refusal(error.code or str(error.status))
         headers = [(b"x-request-id", new_id("int").encode())]

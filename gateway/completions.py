@@ -20,10 +20,10 @@ from gateway.admission import (
 from gateway.chat_request import check_chat, parse_body
 from gateway.errors import ApiError, UpstreamError, internal
 from gateway.exchange import Exchange, broken, cancelled, failure
+from gateway.http_message import Header, Reply, Request
 from gateway.interaction import Call, Outcome, Target
 from gateway.replies import send_error
 from gateway.routing import is_mirrored
-from gateway.server import Header, Reply, Request
 from gateway.services import Services
 from gateway.shadow import Shadows
 from gateway.surface import Asked, Surface

@@ -10,9 +10,9 @@ from gateway.chat_request import check_embeddings
 from gateway.completions import Completions
 from gateway.errors import ApiError, InvalidAnswerError, UpstreamStatusError
 from gateway.exchange import Exchange, settled
+from gateway.http_message import Reply
 from gateway.provider import Answer, Provider, Terms
 from gateway.replies import send_json
-from gateway.server import Reply
 from gateway.surface import Asked
 from gateway.surfaces.chat import ChatWriter
 

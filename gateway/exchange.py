@@ -18,12 +18,12 @@ from typing import Any, TypeVar
 from gateway.answer_guard import AnswerGuard
 from gateway.breaker import Breaker, BreakerState
 from gateway.errors import ApiError, CircuitOpenError, HedgedError, UpstreamError, for_caller
+from gateway.http_message import Header
 from gateway.interaction import Bill, Call, Outcome, Target, fallback_target
 from gateway.keys import INSPECT
 from gateway.limits import clamp_tokens
 from gateway.provider import Provider, Terms
 from gateway.retrying import Again, AskNext, Failure, GiveUp, line_of, next_step
-from gateway.server import Header
 from gateway.services import Services
 from gateway.surface import Asked, Surface
 from gateway.upstream_request import request_for

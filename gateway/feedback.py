@@ -13,9 +13,9 @@ import orjson
 
 from gateway.chat_request import parse_body
 from gateway.errors import ApiError
+from gateway.http_message import Reply, Request
 from gateway.journal import FEEDBACK
 from gateway.replies import send_json
-from gateway.server import Reply, Request
 from gateway.services import Services
 from storage.clock import now
 from storage.routing import KeyRecord

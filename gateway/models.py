@@ -9,9 +9,9 @@ from urllib.parse import unquote
 import orjson
 
 from gateway.errors import unknown_model
+from gateway.http_message import Reply, Request
 from gateway.keys import callable_use_cases
 from gateway.replies import send_json
-from gateway.server import Reply, Request
 from gateway.services import Services
 
 PATH = "/v1/models"

@@ -8,9 +8,9 @@ import orjson
 
 from gateway.errors import InvalidAnswerError
 from gateway.exchange import Exchange, settled
+from gateway.http_message import Reply
 from gateway.provider import Answer, Provider, Terms
 from gateway.replies import send_json
-from gateway.server import Reply
 
 
 async def answer(exchange: Exchange, reply: Reply) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from gateway.errors import ApiError
-from gateway.server import Header, Reply
+from gateway.http_message import Header, Reply
 
 _JSON = (b"content-type", b"application/json")
 

@@ -15,12 +15,12 @@ from gateway.admission import choose_use_case, draw, note_people, pin, take_allo
 from gateway.breaker import BreakerState
 from gateway.chat_request import parse_body
 from gateway.errors import ApiError
+from gateway.http_message import Reply, Request
 from gateway.interaction import Call, Outcome, Target, fallback_target
 from gateway.keys import ROUTE
 from gateway.limits import clamp_tokens
 from gateway.replies import send_error, send_json
 from gateway.retrying import line_of
-from gateway.server import Reply, Request
 from gateway.services import Services
 from gateway.tracing import trace_of
 from storage.routing import DeploymentSpec

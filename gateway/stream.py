@@ -12,9 +12,9 @@ from typing import Any
 
 from gateway.errors import InvalidAnswerError, UpstreamError, internal
 from gateway.exchange import Exchange, broken, failure
+from gateway.http_message import Reply
 from gateway.interaction import Bill, Outcome
 from gateway.provider import Provider, Terms
-from gateway.server import Reply
 from storage.vocabulary import InteractionStatus
 
 _log = logging.getLogger(__name__)

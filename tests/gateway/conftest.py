@@ -18,7 +18,8 @@ import uvloop
 from sqlalchemy import text
 
 from gateway.app import Gateway
-from gateway.server import Limits, Server, bind
+from gateway.connection import Limits
+from gateway.server import Server, bind
 from gateway.settings import GatewayConfig, ProviderConfig
 from gateway.sidecar.in_process import InProcessSidecar
 from storage import deployments, identities, routes, use_cases

@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
+from gateway.connection import Limits
 from gateway.errors import ApiError
 from gateway.keys import authenticate
-from gateway.server import Limits
 from storage import routes
 from storage.clock import now
 from storage.routing import RoutingSnapshot

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from gateway.answer_guard import SAFE_SENTENCE
-from gateway.server import Limits
+from gateway.connection import Limits
 from tests.gateway.conftest import USE_CASE, Fleet, Running, config_for, lab, serving
 from tests.gateway.raw_upstream import HEAD, RawUpstream, event, message, plain, stream
 

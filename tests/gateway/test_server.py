@@ -14,7 +14,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from gateway.server import Limits
+from gateway.connection import Limits
 from tests.gateway.tiny import (
     BODY_LIMIT,
     Answer,
@@ -622,7 +622,7 @@ async def test_no_connection_outlives_its_end(tiny: Running) -> None:
 
 
 async def test_ten_thousand_idle_connections_cost_little_to_look_at(tiny: Running) -> None:
-    from gateway.server import Connection
+    from gateway.connection import Connection
 
     later = tiny.server.time() + 1000
     for _ in range(10_000):

@@ -9,9 +9,11 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from typing import Any
 
+from gateway.connection import Limits
 from gateway.errors import ApiError
+from gateway.http_message import Reply, Request
 from gateway.replies import send_error
-from gateway.server import Limits, Reply, Request, Server, bind
+from gateway.server import Server, bind
 
 BODY_LIMIT = 1000
 
