@@ -12,7 +12,7 @@ import logging
 import signal
 from collections.abc import Mapping
 
-from meta_agent import privacy
+from meta_agent import budgets, privacy
 from meta_agent.bootstrap import worker_key
 from meta_agent.runner import Agent
 from meta_agent.runtime import read_policy
@@ -84,6 +84,7 @@ async def work(settings: Settings, url: str) -> None:
             agent.serve(stop),
             orphans.watch(context, stop),
             privacy.watch(database, settings.worker.retention_every_seconds, stop),
+            budgets.watch(database, stop),
         )
     ]
     try:
