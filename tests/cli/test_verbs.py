@@ -151,7 +151,7 @@ def test_interrupting_leaves_the_proposal_alone(control: Any) -> None:
 
 
 def _interrupted(process: Any) -> str:
-    """What it says at its end. Pressed again if nothing happens, as people do: the first may come too soon."""
+    """What it says at its end. If nothing happens it is pressed again: the first may come too soon."""
     for _ in range(10):
         process.send_signal(signal.SIGINT)
         with contextlib.suppress(subprocess.TimeoutExpired):
