@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import ssl
+import time
 from collections.abc import AsyncGenerator, Callable, Mapping
 from typing import Any
 
@@ -120,7 +121,7 @@ class OpenAiWire:
         self._pool.close()
 
     async def _fetch(self, head: bytes, request: dict[str, Any], terms: Terms) -> tuple[bytes, float]:
-        started = self._pool.loop.time()
+        started = time.perf_counter()
         seconds = self._seconds(terms, self._config.answer_seconds)
         connection, body = await self._pool.fetch(_request(head, request, terms), seconds)
         connection.done()

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import ssl
+import time
 from collections import deque
 from dataclasses import dataclass
 from typing import cast
@@ -176,7 +177,7 @@ class Connection(asyncio.Protocol):
 
     def _end(self) -> None:
         self._complete = True
-        self.finished_at = self._loop.time()
+        self.finished_at = time.perf_counter()  # the loop counts in whole milliseconds
         self._wake()
         if self._draining:
             self._draining.cancel()

@@ -28,7 +28,7 @@ from storage.vocabulary import Arm, AssignmentUnit, Risk
 from tests.gateway.fake_upstream import FakeUpstream
 
 #: These run on the product's loop as well as on that of the other tests.
-_ON_BOTH_LOOPS = frozenset({"test_server.py", "test_upstream.py"})
+_ON_BOTH_LOOPS = frozenset({"test_server.py", "test_upstream.py", "test_overhead.py"})
 
 USE_CASE = "story-teller"
 SECRET = "0123456789abcdef" * 3
