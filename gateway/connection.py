@@ -415,7 +415,7 @@ class Connection(asyncio.Protocol):
         self._give_time_to_take()
         if not self._unsent:
             self.deadline = self.server.time() + _LINGER_SECONDS
-        with contextlib.suppress(OSError, NotImplementedError):
+        with contextlib.suppress(OSError):
             self._transport.write_eof()
 
     def _give_time_to_take(self) -> None:

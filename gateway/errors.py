@@ -28,7 +28,7 @@ from typing import Any
 import orjson
 
 #: Faults of a request that every deployment would name; the caller can repair them.
-_CALLERS_FAULT = frozenset({400, 413, 422})
+CALLERS_FAULT = frozenset({400, 413, 422})
 _MESSAGE_LIMIT = 500
 _NAME_LIMIT = 100
 
@@ -159,11 +159,6 @@ def message_of(payload: Any) -> str:
     return message[:_MESSAGE_LIMIT] if isinstance(message, str) else ""
 
 
-def is_worth_a_retry(error: UpstreamError) -> bool:
-    """Whether the same request may well succeed a moment later: nothing was answered yet."""
-    return isinstance(error, ConnectError) or error.status in (502, 503)
-
-
 def for_caller(error: UpstreamError, use_case: str, provider: str) -> ApiError:
     """What a caller is told when no deployment could answer."""
     if isinstance(error, NotConfiguredError):
@@ -199,7 +194,7 @@ def for_caller(error: UpstreamError, use_case: str, provider: str) -> ApiError:
 
 def _for_status(error: UpstreamStatusError, use_case: str, provider: str, operator: str) -> ApiError:
     status = error.status or 502
-    if status in _CALLERS_FAULT:
+    if status in CALLERS_FAULT:
         words = error.message or "no reason given"
         text = f"The model behind '{use_case}' refused the request: {words}"
         return ApiError(status, text, "invalid_request_error", "upstream_refused")

@@ -11,12 +11,10 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from gateway.errors import ConnectError, UpstreamError
+from gateway.errors import CALLERS_FAULT, ConnectError, UpstreamError
 from storage.routing import Fallback, Route, Waiting
 from storage.vocabulary import Arm
 
-#: Faults of a request that every deployment would name; the caller can repair them.
-CALLERS_FAULT = frozenset({400, 413, 422})
 #: Answers of somebody in front of the model, or of a model that takes no more: nothing was begun.
 _NOTHING_DONE = frozenset({502, 503, 529})
 _TOO_MANY = 429

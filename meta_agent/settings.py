@@ -132,6 +132,12 @@ class Settings(BaseSettings):
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     log_format: Literal["text", "json"] = Field("text", description="json: one object a line, for machines")
 
+    @field_validator("home")
+    @classmethod
+    def _is_absolute(cls, home: Path) -> Path:
+        """However settings come about: a directory that is called ``~`` is nobody's home."""
+        return home.expanduser().absolute()
+
     @classmethod
     def settings_customise_sources(
         cls,
@@ -251,7 +257,6 @@ def _checked(settings: Settings, source: Path, text: str) -> Settings:
     base = _base(source)
     return settings.model_copy(
         update={
-            "home": settings.home.expanduser().absolute(),
             "policies": settings.policies and _absolute(base, settings.policies),
             "providers": tuple(
                 each.model_copy(update={"ca_file": each.ca_file and _absolute(base, each.ca_file)})

@@ -17,9 +17,9 @@ from datetime import datetime
 from pathlib import Path
 
 from gateway.sidecar.messages import LAST_GOOD, Changed, Configure, Replaced
+from gateway.sidecar.trouble import warn_once
 from storage.clock import now
 from storage.database import Database, DatabaseUnavailable
-from storage.interactions import words_of
 from storage.routes import CHANNEL, PRICES, acknowledge, load_changes, load_snapshot
 from storage.routing import RoutingSnapshot, difference
 
@@ -103,7 +103,8 @@ class RouteFollower:
             async with asyncio.timeout(_READ_SECONDS):
                 await self._read()
         except Exception as error:
-            self._note_failure(error)
+            consequence = "routes: they cannot be read, the last good ones stay"
+            self.failing = warn_once(_log, consequence, error, self.failing)
         else:
             if self.failing is not None:
                 _log.warning("routes: the database answers again")
@@ -111,18 +112,6 @@ class RouteFollower:
             self._read_at = time.monotonic()
         if turned != self.failing:
             self._on_turn()
-
-    def _note_failure(self, error: Exception) -> None:
-        words = words_of(error)
-        if words == self.failing:
-            return
-        ours = not hasattr(error, "orig") and not isinstance(error, DatabaseUnavailable)
-        _log.warning(
-            "routes: they cannot be read, the last good ones stay: %s",
-            words,
-            exc_info=error if ours else None,
-        )
-        self.failing = words
 
     async def _read(self) -> None:
         began = now()

@@ -17,8 +17,9 @@ from pathlib import Path
 
 from gateway.journal import segment_numbers, segment_path
 from gateway.sidecar.segments import Batch, batches, read_lines
+from gateway.sidecar.trouble import warn_once
 from gateway.sidecar.usage import UsageBook
-from storage.database import Database, DatabaseUnavailable
+from storage.database import Database
 from storage.interactions import copy_documents, is_row_fault, words_of
 
 _log = logging.getLogger(__name__)
@@ -136,18 +137,11 @@ class Shipper:
         return True
 
     def _note_failure(self, error: Exception) -> None:
-        words = words_of(error)
-        if words == self.failing:
-            return
-        # What a database says of a statement quotes rows; only a fault of our own is told in full.
-        ours = not hasattr(error, "orig") and not isinstance(error, DatabaseUnavailable)
-        _log.warning(
-            "shipper: nothing can be stored, interactions wait on disk: %s",
-            words,
-            exc_info=error if ours else None,
-        )
-        self.failing = words
-        self._on_turn()
+        known = self.failing
+        consequence = "shipper: nothing can be stored, interactions wait on disk"
+        self.failing = warn_once(_log, consequence, error, known)
+        if self.failing != known:
+            self._on_turn()
 
     async def _ship_all(self) -> None:
         numbers = [number for number in segment_numbers(self._directory) if number <= self._up_to]

@@ -7,6 +7,7 @@ the worker can subtract them. Knows no limit.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -64,11 +65,9 @@ class UsageBook:
             await self._pause()
 
     async def _pause(self) -> None:
-        try:
+        with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(self._seconds):
                 await self._asked.wait()
-        except TimeoutError:
-            pass
 
     async def _report_once(self) -> None:
         subjects = self._subjects

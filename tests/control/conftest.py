@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import httpx
 import psycopg
@@ -66,6 +67,12 @@ async def db(server_url: str, template: tuple[str, Seeded]) -> AsyncIterator[Dat
 def make_name(url: str) -> str:
     """The database's name in a URL."""
     return url.partition("?")[0].rsplit("/", 1)[1]
+
+
+@pytest.fixture(autouse=True)
+def _nobodys_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What settings without a home would write goes with the test."""
+    monkeypatch.setenv("HOME", str(tmp_path))
 
 
 @pytest.fixture

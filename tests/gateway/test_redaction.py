@@ -35,7 +35,7 @@ TRUE = [
     ("192.168.1.10", "ip"), ("8.8.8.8", "ip"), ("2001:db8::1", "ip"), ("fe80::1ff:fe23:4567:890a", "ip"),
     ("2001:0db8:85a3:0000:0000:8a2e:0370:7334", "ip"), ("::ffff:192.0.2.1", "ip"),
     ("123-45-6789", "ssn"), ("219-09-9999", "ssn"),
-    ("sk-proj-abcdefghijklmnop1234", "secret"), ("ghp_abcdefghijklmnopqrstuvwxyz0123456789", "secret"),
+    ("sk-proj-EXAMPLE-not-a-key-1234", "secret"), ("ghp_" + "EXAMPLE0" * 4 + "0000", "secret"),
     ("AKIAIOSFODNN7EXAMPLE", "secret"), (JWT, "secret"), (PEM, "secret"),
     ("ma_live_abcdefgh12345678", "secret"), ("xoxb-1234567890-abcdef", "secret"),
 ]  # fmt: skip
